@@ -1,0 +1,1 @@
+//! From "these paths were touched" to "this is the layer".

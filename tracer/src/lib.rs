@@ -1,0 +1,1 @@
+//! Runs one command and tells which paths it may have changed.
