@@ -1,1 +1,3 @@
 //! Builds container images from a Dockerfile without a daemon.
+
+pub mod image;
