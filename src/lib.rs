@@ -1,4 +1,5 @@
 //! Builds container images from a Dockerfile without a daemon.
 
+pub mod context;
 pub mod dockerfile;
 pub mod image;

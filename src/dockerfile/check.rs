@@ -296,7 +296,7 @@ fn copy(node: &Node) -> Result<Copy, Fault> {
     let files = transfer(node, &flags)?;
     let from = flags.text("from");
     if let Some(from) = &from
-        && from.expand(&(), '\\').as_ref() != Ok(&from.text)
+        && from.expand(&(), node.escape).as_ref() != Ok(&from.text)
     {
         let message = "--from does not support variables, quotes and escapes".to_owned();
         let hint = "name a stage FROM the image and use its name".to_owned();

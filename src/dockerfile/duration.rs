@@ -1,5 +1,7 @@
 //! Durations as Go reads and writes them: `1h2m3.5s`.
 
+use std::time::Duration;
+
 const UNITS: &[(&str, i128)] = &[
     ("ns", 1),
     ("us", 1_000),
@@ -57,4 +59,34 @@ fn part(digits: &str, scale: i128) -> i128 {
         divisor *= 10;
     }
     number * scale / divisor
+}
+
+/// As Go prints it: `1h0m0s`, `1.5s`, `250ms`, `0s`.
+pub(super) fn format(duration: Duration) -> String {
+    let nanoseconds = duration.as_nanos();
+    if nanoseconds == 0 {
+        return "0s".to_owned();
+    }
+    for (unit, scale) in [("ns", 1), ("µs", 1_000), ("ms", 1_000_000)] {
+        if nanoseconds < scale * 1_000 {
+            return format!("{}{unit}", decimal(nanoseconds, scale));
+        }
+    }
+    let minutes = duration.as_secs() / 60;
+    let seconds = decimal(nanoseconds - u128::from(minutes) * 60_000_000_000, 1_000_000_000);
+    match (minutes / 60, minutes % 60) {
+        (0, 0) => format!("{seconds}s"),
+        (0, minutes) => format!("{minutes}m{seconds}s"),
+        (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
+fn decimal(value: u128, scale: u128) -> String {
+    let whole = value / scale;
+    let digits = scale.ilog10() as usize;
+    let fraction = format!("{:0digits$}", value % scale);
+    match fraction.trim_end_matches('0') {
+        "" => whole.to_string(),
+        fraction => format!("{whole}.{fraction}"),
+    }
 }

@@ -195,6 +195,11 @@ fn without_continuation(line: &str, escape: char) -> (&str, bool) {
     }
 }
 
+/// Whether a line goes on in the next one.
+pub(super) fn continues(line: &str, escape: char) -> bool {
+    without_continuation(line, escape).1
+}
+
 /// A part of a logical line.
 #[derive(Clone, Copy)]
 pub(super) struct Part<'a> {
@@ -242,4 +247,4 @@ impl<'a> Part<'a> {
 }
 
 /// What separates words on one line.
-pub(super) const BLANKS: [char; 5] = ['\t', '\u{b}', '\u{c}', '\r', ' '];
+const BLANKS: [char; 5] = ['\t', '\u{b}', '\u{c}', '\r', ' '];

@@ -17,6 +17,7 @@ pub use instruction::{
 pub use mount::{Mount, MountError, MountField, MountKind, MountSpec, Sharing};
 pub use parse::{parse, parse_trigger};
 pub use pattern::BadShellPattern;
+pub use program::{Program, SCRIPT_DIR};
 pub use span::{Located, ParseError, SourceText, Span};
 pub use words::{ExpandError, Expanded, Variables, Word, expand_body};
 
@@ -25,15 +26,22 @@ mod duration;
 mod flags;
 mod healthcheck;
 mod heredoc;
+pub mod history;
 mod instruction;
 mod lines;
 mod mount;
 mod node;
 mod parse;
 mod pattern;
+pub mod ports;
+mod print;
+mod program;
 mod span;
 mod suggest;
 mod words;
+
+#[cfg(test)]
+mod reference_tests;
 
 /// A parsed Dockerfile: at least one stage.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 
 use super::heredoc::{self, Heredoc};
 use super::instruction::{Pair, Pairs};
-use super::lines::{BLANKS, Lines, Logical, Part};
+use super::lines::{Lines, Logical, Part};
 use super::span::{Fault, Span};
 use super::words::Word;
 
@@ -20,6 +20,8 @@ pub(super) struct Node {
     /// The text from the keyword on, as one line.
     pub(super) text: String,
     pub(super) span: Span,
+    /// The escape character of the file.
+    pub(super) escape: char,
 }
 
 #[derive(Clone, Debug)]
@@ -68,6 +70,7 @@ impl Node {
             heredocs: Vec::new(),
             text: part.text().to_owned(),
             span: part.span(),
+            escape,
         })
     }
 
