@@ -113,7 +113,9 @@ pub enum Kind {
 
 /// The extended attributes of a file, by full name (`user.x`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Xattrs(Option<Arc<BTreeMap<Box<[u8]>, Box<[u8]>>>>);
+pub struct Xattrs(Option<Arc<XattrMap>>);
+
+type XattrMap = BTreeMap<Box<[u8]>, Box<[u8]>>;
 
 impl Xattrs {
     /// Sets one attribute.

@@ -45,6 +45,14 @@ pub enum Error {
         /// What happened to it.
         what: &'static str,
     },
+    /// An attribute whose name a PAX record cannot hold.
+    #[error("{path}: extended attribute {name:?} cannot be packed, its name holds `=`")]
+    XattrName {
+        /// The file.
+        path: ImagePath,
+        /// The attribute's name.
+        name: String,
+    },
     /// More than 40 symbolic links on the way.
     #[error("{0}: too many levels of symbolic links")]
     TooManyLinks(ImagePath),

@@ -5,7 +5,9 @@
 //! half empty, and half-empty slots should be small.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 
+use crate::observe::Glance;
 use crate::{Entry, Error, ImagePath, Kind, Seen, Timestamp};
 
 /// How many symbolic links a look-up follows before it gives up, as in Linux.
@@ -96,10 +98,24 @@ impl Index {
             .take_while(move |(below, _)| below.starts_with(path))
     }
 
-    /// What is directly in a directory, in path order. Costs the whole subtree.
-    pub fn children(&self, path: &ImagePath) -> impl Iterator<Item = (&ImagePath, &Entry)> {
-        let depth = path.components().count() + 1;
-        self.subtree(path).filter(move |(below, _)| below.components().count() == depth)
+    /// What is directly in a directory, in path order; costs no more than
+    /// that, however much is below.
+    pub fn children(&self, dir: &ImagePath) -> impl Iterator<Item = (&ImagePath, &Entry)> {
+        let start = (Bound::Excluded(dir.clone()), Bound::Unbounded);
+        let mut range = self.entries.range(start);
+        std::iter::from_fn(move || {
+            loop {
+                let (path, entry) = range.next()?;
+                let child = path.child_below(dir)?;
+                if child == *path && !entry.is_dir() {
+                    return Some((path, entry.as_ref()));
+                }
+                range = self.entries.range(child.after_subtree()..);
+                if child == *path {
+                    return Some((path, entry.as_ref()));
+                }
+            }
+        })
     }
 
     /// All names of a path's inode, itself included, in path order; empty for
@@ -149,8 +165,14 @@ impl Index {
         self.settled = Some(now);
     }
 
+    /// Whether a glance is enough to know that an entry did not change. A
+    /// foreign one counts as untouched even where the clock proves nothing.
+    pub(crate) fn vouches(&self, entry: &Entry, glance: Glance) -> bool {
+        glance.matches(entry) && (entry.foreign || entry.seen.is_some_and(|seen| self.proves(seen)))
+    }
+
     /// Whether a change after [`Index::settle`] would have moved this ctime.
-    pub(crate) fn proves(&self, seen: Seen) -> bool {
+    fn proves(&self, seen: Seen) -> bool {
         self.settled.is_some_and(|settled| seen.ctime().plus_millis(TICK_MILLIS) < settled)
     }
 
@@ -205,10 +227,10 @@ impl Index {
         let Some(group) = self.member.remove(path) else { return };
         let Some(names) = self.groups.get_mut(&group) else { return };
         names.remove(path);
-        if names.len() == 1 {
-            if let Some(last) = self.groups.remove(&group).and_then(|mut names| names.pop_first()) {
-                self.member.remove(&last);
-            }
+        let alone = names.first().filter(|_| names.len() == 1).cloned();
+        if let Some(last) = alone {
+            self.groups.remove(&group);
+            self.member.remove(&last);
         }
     }
 }

@@ -13,25 +13,25 @@
 //! is followed, and no path leaves the root. Extended attributes are read
 //! through `/proc/self/fd`, so `/proc` has to be mounted where this runs.
 
-//MOD mod compress;
-//MOD mod diff;
+mod compress;
+mod diff;
 mod entry;
 mod error;
-//MOD mod exclusions;
+mod exclusions;
 mod index;
-//MOD mod layer;
-//MOD pub mod listing;
-//MOD mod observe;
+mod layer;
+pub mod listing;
+mod observe;
 mod path;
-//MOD mod tar;
-//MOD mod walk;
+mod tar;
+mod walk;
 
-//MOD pub use compress::Compression;
-//MOD pub use diff::{Change, Difference, Put, Suspects, diff};
+pub use compress::Compression;
+pub use diff::{Change, Difference, Put, Suspects, diff};
 pub use entry::{Entry, Fingerprint, Fingerprinter, Kind, Seen, Target, Timestamp, Xattrs};
 pub use error::Error;
-//MOD pub use exclusions::Exclusions;
+pub use exclusions::Exclusions;
 pub use index::Index;
-//MOD pub use layer::{Layer, Options, Sha256, pack};
-//MOD pub use observe::{Inode, Observed, observe};
+pub use layer::{Layer, Options, Sha256, pack};
+pub use observe::{Inode, Observed, observe};
 pub use path::{ImagePath, PathError};

@@ -137,6 +137,27 @@ impl ImagePath {
         if self.is_root() { OsStr::new(".") } else { OsStr::from_bytes(self.relative()) }
     }
 
+    /// The ancestor of this path, or itself, that is directly in `dir`; none
+    /// for what is not below it.
+    pub(crate) fn child_below(&self, dir: &Self) -> Option<Self> {
+        let start = dir.prefix().len() + 1;
+        if self.0.len() <= start || !self.starts_with(dir) {
+            return None;
+        }
+        let end =
+            self.0[start..].iter().position(|&b| b == b'/').map_or(self.0.len(), |n| start + n);
+        Some(Self(Box::from(&self.0[..end])))
+    }
+
+    /// The least path that sorts after everything below this one: no byte of
+    /// a name sorts before 1.
+    pub(crate) fn after_subtree(&self) -> Self {
+        let mut bytes = Vec::with_capacity(self.0.len() + 1);
+        bytes.extend_from_slice(&self.0);
+        bytes.push(1);
+        Self(bytes.into())
+    }
+
     /// The path without a trailing slash, even for the root.
     fn prefix(&self) -> &[u8] {
         if self.is_root() { b"" } else { &self.0 }
@@ -231,7 +252,7 @@ mod tests {
             let parsed = ImagePath::parse(given.as_bytes());
             assert_eq!(
                 parsed.as_ref().map(ImagePath::as_bytes),
-                want.as_ref().map(|w| w.as_bytes()).map_err(|e| e),
+                want.as_ref().map(|w| w.as_bytes()),
                 "{given:?}"
             );
         }
