@@ -39,6 +39,7 @@ const REFUSED: &[&str] = &[
     "FROM x\nSHELL /bin/sh -c\n",
     "FROM x\nVOLUME [\" \"]\n",
     "FROM x\nUSER\n",
+    "FROM x\nCOPY --link \\\n  a\n",
     "FROM x\nWORKDIR\n",
     "FROM x\nHEALTHCHECK CMD\n",
     "FROM x\nHEALTHCHECK NONE now\n",
