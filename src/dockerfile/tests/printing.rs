@@ -117,6 +117,17 @@ proptest! {
     }
 }
 
+/// Neither recursion nor time grows with what someone repeats.
+#[test]
+fn of_repetitions() {
+    for piece in ["ONBUILD ", "${a:-", "<<A ", "[", "\\\n", "--mount=,", "\"", "#\n", "${a/"] {
+        let many = piece.repeat(20_000);
+        check(format!("FROM a\nRUN {many}").as_bytes()).unwrap();
+        check(format!("FROM a\n{many}").as_bytes()).unwrap();
+        check(format!("FROM a\nENV {many}").as_bytes()).unwrap();
+    }
+}
+
 #[test]
 fn of_the_reference_files() {
     for row in include_str!("../../../testdata/dockerfiles.jsonl").lines() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::dockerfile::{Span, Word, expand_body};
+use crate::dockerfile::{ExpandError, Span, Word, expand_body};
 
 fn vars() -> BTreeMap<String, String> {
     let vars = [
@@ -88,6 +88,13 @@ fn errors() {
         let error = word(text).expand(&vars(), '\\').unwrap_err();
         assert_eq!(error.to_string(), want, "{text}");
     }
+}
+
+#[test]
+fn depth_is_bounded() {
+    let nested = |depth: usize| word(&("${X:-".repeat(depth) + "x" + &"}".repeat(depth)));
+    assert_eq!(nested(100).expand(&vars(), '\\').as_deref(), Ok("x"));
+    assert_eq!(nested(100_000).expand(&vars(), '\\'), Err(ExpandError::TooDeep));
 }
 
 #[test]
