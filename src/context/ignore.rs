@@ -111,7 +111,9 @@ impl Rule {
         };
         let bad = || IgnoreError::Syntax(String::from_utf8_lossy(pattern).into_owned());
         glob_match(pattern, b".").map_err(|BadPattern| bad())?;
-        let wildcard = pattern.iter().position(|byte| matches!(byte, b'*' | b'?' | b'[' | b'\\'));
+        // A `^` is no literal either once the pattern is a regex, an oddity of the reference.
+        let special = |byte: &u8| matches!(byte, b'*' | b'?' | b'[' | b'\\' | b'^');
+        let wildcard = pattern.iter().position(special);
         let fixed = pattern[..wildcard.unwrap_or(pattern.len())].to_vec();
         Ok(Self { exception, shape: Shape::new(pattern).ok_or_else(bad)?, fixed })
     }
@@ -302,6 +304,7 @@ fn clean(path: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::Value;
 
     use super::super::glob::glob_match;
@@ -390,6 +393,7 @@ mod tests {
             ("*\n!a/b", "a/b/c", true),
             ("*\n!**/x", "c", true),
             ("*\n!a*/x", "ab/c", true),
+            ("*\n!^*", "a", true),
             ("*", "a", false),
         ] {
             let ignore = Ignore::parse(text.as_bytes()).unwrap();
@@ -398,15 +402,39 @@ mod tests {
     }
 
     /// A directory that need not be entered holds nothing that is kept.
+    fn walk_misses_nothing(ignore: &Ignore, path: &[u8]) -> bool {
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        let mut above = slashes.map(|(at, _)| &path[..at]).filter(|above| !above.is_empty());
+        let hidden = above.any(|above| ignore.matches(above) && !ignore.may_hold_kept(above));
+        ignore.matches(path) || !hidden
+    }
+
     #[test]
-    fn walks_miss_nothing() {
+    fn walks_of_the_reference_rows() {
         for (path, patterns, row) in rows("ignore") {
             let Ok(ignore) = Ignore::new(&patterns) else { continue };
-            let kept = !ignore.matches(path.as_bytes());
-            for (at, _) in path.match_indices('/') {
-                let above = &path.as_bytes()[..at];
-                let hidden = ignore.matches(above) && !ignore.may_hold_kept(above);
-                assert!(!(kept && hidden), "{row}");
+            assert!(walk_misses_nothing(&ignore, path.as_bytes()), "{row}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 20_000,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn walks(text in r"([ab/*?!\[\]^\\.-]{0,6}\n){1,4}", path in "[ab]{1,2}(/[ab]{1,2}){0,3}") {
+            if let Ok(ignore) = Ignore::parse(text.as_bytes()) {
+                prop_assert!(walk_misses_nothing(&ignore, path.as_bytes()), "{:?}", text);
+            }
+        }
+
+        #[test]
+        fn any_bytes(text in prop::collection::vec(any::<u8>(), 0..32), path in any::<Vec<u8>>()) {
+            if let Ok(ignore) = Ignore::parse(&text) {
+                prop_assert!(walk_misses_nothing(&ignore, &path));
             }
         }
     }

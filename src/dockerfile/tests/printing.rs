@@ -92,7 +92,14 @@ fn essence(file: &Dockerfile) -> String {
 }
 
 fn check(text: &[u8]) -> Result<(), TestCaseError> {
-    let Ok(file) = parse("first", text) else { return Ok(()) };
+    let file = match parse("first", text) {
+        Ok(file) => file,
+        Err(error) => {
+            // Every refusal can be shown.
+            prop_assert!(error.render(false).contains("first"), "{}", error);
+            return Ok(());
+        }
+    };
     let printed = file.to_string();
     let again = parse("second", printed.as_bytes());
     let again = again.map_err(|e| TestCaseError::fail(format!("{e}\n{printed}")))?;
