@@ -19,10 +19,19 @@ pub fn glob_match(pattern: &[u8], name: &[u8]) -> Result<bool, BadPattern> {
     Ok(matches(&tokens, &name))
 }
 
-/// Whether text has a character that makes it a pattern.
+/// Whether one part of a path is a pattern: an unescaped `*`, `?` or `[`. A part without one names
+/// itself, its backslashes included, as in the reference.
 #[must_use]
-pub fn is_pattern(text: &[u8]) -> bool {
-    text.iter().any(|byte| matches!(byte, b'*' | b'?' | b'[' | b'\\'))
+pub fn is_pattern(part: &[u8]) -> bool {
+    let mut bytes = part.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => drop(bytes.next()),
+            b'*' | b'?' | b'[' => return true,
+            _ => {}
+        }
+    }
+    false
 }
 
 /// A character, or a byte that is part of none.
@@ -124,6 +133,45 @@ fn matches(tokens: &[Token], name: &[Unit]) -> bool {
                 (token, at) = (star + 1, from + 1);
             }
             Some(_) | None => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn malformed() {
+        for pattern in ["[", "[]", "[]a]", "[a", "[^", "[a-", "[a-]", "[-x]", "a\\", "[\\"] {
+            assert_eq!(glob_match(pattern.as_bytes(), b"a"), Err(BadPattern), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text() {
+        for (pattern, name, want) in [
+            (&b"*.txt"[..], &b"caf\xe9.txt"[..], true),
+            (b"caf?.txt", b"caf\xe9.txt", true),
+            (b"caf\xe9*", b"caf\xe9.txt", true),
+            (b"caf\xe8*", b"caf\xe9.txt", false),
+            (b"caf[^a]", b"caf\xc3\xa9", true),
+        ] {
+            assert_eq!(glob_match(pattern, name), Ok(want), "{pattern:?} {name:?}");
+        }
+    }
+
+    #[test]
+    fn patterns() {
+        for (part, want) in [
+            ("a*", true),
+            ("[a]", true),
+            ("a?", true),
+            ("a\\*", false),
+            ("a\\\\*", true),
+            ("plain", false),
+        ] {
+            assert_eq!(is_pattern(part.as_bytes()), want, "{part}");
         }
     }
 }

@@ -5,7 +5,11 @@
 //! exception. So a file below an excluded directory can come back, and a walk has to look there; see
 //! [`Ignore::may_hold_kept`].
 
-use regex::bytes::Regex;
+use std::borrow::Cow;
+use std::iter::Peekable;
+use std::str::Chars;
+
+use regex::Regex;
 
 use super::glob::{BadPattern, glob_match};
 
@@ -107,7 +111,9 @@ impl Rule {
         };
         let bad = || IgnoreError::Syntax(String::from_utf8_lossy(pattern).into_owned());
         glob_match(pattern, b".").map_err(|BadPattern| bad())?;
-        let wildcard = pattern.iter().position(|byte| matches!(byte, b'*' | b'?' | b'[' | b'\\'));
+        // A `^` is no literal either once the pattern is a regex, an oddity of the reference.
+        let special = |byte: &u8| matches!(byte, b'*' | b'?' | b'[' | b'\\' | b'^');
+        let wildcard = pattern.iter().position(special);
         let fixed = pattern[..wildcard.unwrap_or(pattern.len())].to_vec();
         Ok(Self { exception, shape: Shape::new(pattern).ok_or_else(bad)?, fixed })
     }
@@ -128,7 +134,7 @@ impl Rule {
 
 impl Shape {
     fn new(pattern: &[u8]) -> Option<Self> {
-        let text = String::from_utf8_lossy(pattern);
+        let text = decoded(pattern);
         let (kind, regex) = translate(&text);
         Some(match kind {
             Kind::Exact => Self::Exact(pattern.to_vec()),
@@ -145,7 +151,7 @@ impl Shape {
             Self::Suffix(suffix) => {
                 path.ends_with(suffix) || suffix.strip_prefix(b"/").is_some_and(|rest| path == rest)
             }
-            Self::Pattern(regex) => regex.is_match(path),
+            Self::Pattern(regex) => regex.is_match(&decoded(path)),
         }
     }
 }
@@ -158,54 +164,94 @@ enum Kind {
     Regex,
 }
 
+/// Bytes as characters; each byte that is part of none becomes U+FFFD, so that `?` can stand for it.
+fn decoded(bytes: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = str::from_utf8(bytes) {
+        return Cow::Borrowed(text);
+    }
+    let chunks = bytes.utf8_chunks();
+    let chunks =
+        chunks.map(|chunk| chunk.valid().to_owned() + &"\u{fffd}".repeat(chunk.invalid().len()));
+    Cow::Owned(chunks.collect())
+}
+
 /// A pattern as a regex, and whether a simpler test would do.
 fn translate(pattern: &str) -> (Kind, String) {
-    let mut regex = String::from("^");
-    let mut kind = Kind::Exact;
+    let mut translation = Translation { regex: String::from("^"), kind: Kind::Exact };
     let mut chars = pattern.chars().peekable();
     let mut first = true;
     while let Some(c) = chars.next() {
-        match c {
-            '*' if chars.next_if_eq(&'*').is_some() => {
-                chars.next_if_eq(&'/');
-                kind = stars(kind, chars.peek().is_none(), &mut regex);
-                kind = if first { Kind::Suffix } else { kind };
-            }
-            '*' => (kind, _) = (Kind::Regex, regex.push_str("[^/]*")),
-            '?' => (kind, _) = (Kind::Regex, regex.push_str("[^/]")),
-            '.' | '+' | '(' | ')' | '|' | '{' | '}' | '$' => regex.extend(['\\', c]),
-            '\\' => match chars.next() {
-                Some(escaped) => {
-                    regex.push_str(&escape(escaped));
-                    kind = Kind::Regex;
-                }
-                None => regex.push_str("\\\\"),
-            },
-            '[' | ']' => (kind, _) = (Kind::Regex, regex.push(c)),
-            c => regex.push(c),
+        translation.character(c, &mut chars);
+        if first && c == '*' && pattern.starts_with("**") {
+            translation.kind = Kind::Suffix;
         }
         first = false;
     }
-    regex.push('$');
-    (kind, regex)
+    translation.regex.push('$');
+    (translation.kind, translation.regex)
 }
 
-/// `**`: any directories, and at the end anything at all.
-fn stars(kind: Kind, at_end: bool, regex: &mut String) -> Kind {
-    match (at_end, kind) {
-        (true, Kind::Exact) => Kind::Prefix,
-        (true, _) => {
-            regex.push_str(".*");
-            Kind::Regex
+struct Translation {
+    regex: String,
+    kind: Kind,
+}
+
+impl Translation {
+    fn character(&mut self, c: char, rest: &mut Peekable<Chars<'_>>) {
+        match c {
+            '*' if rest.next_if_eq(&'*').is_some() => {
+                rest.next_if_eq(&'/');
+                self.stars(rest.peek().is_none());
+            }
+            '*' => self.wildcard("[^/]*"),
+            '?' => self.wildcard("[^/]"),
+            '.' | '+' | '(' | ')' | '|' | '{' | '}' | '$' => self.regex.extend(['\\', c]),
+            '\\' => match rest.next() {
+                Some(escaped) => self.wildcard(&escape(escaped)),
+                None => self.regex.push_str("\\\\"),
+            },
+            '[' => {
+                self.wildcard("[");
+                self.class(rest);
+            }
+            ']' => self.wildcard("]"),
+            c => self.regex.push(c),
         }
-        (false, _) => {
-            regex.push_str("(.*/)?");
-            Kind::Regex
+    }
+
+    fn wildcard(&mut self, regex: &str) {
+        self.regex.push_str(regex);
+        self.kind = Kind::Regex;
+    }
+
+    /// `**`: any directories, and at the end anything at all.
+    fn stars(&mut self, at_end: bool) {
+        match (at_end, self.kind) {
+            (true, Kind::Exact) => self.kind = Kind::Prefix,
+            (true, _) => self.wildcard(".*"),
+            (false, _) => self.wildcard("(.*/)?"),
+        }
+    }
+
+    /// Up to the end of a class. Characters with a meaning of their own only in Rust's classes lose it.
+    fn class(&mut self, rest: &mut Peekable<Chars<'_>>) {
+        while let Some(c) = rest.next() {
+            match c {
+                ']' => return self.regex.push(c),
+                '\\' => self.regex.extend(rest.next().map(escape)),
+                '[' if rest.peek() == Some(&':') => self.regex.push(c),
+                '[' | '&' | '~' => self.regex.extend(['\\', c]),
+                c => self.regex.push(c),
+            }
         }
     }
 }
 
+/// The reference hands an escape on to its regex: `\d` is a digit there.
 fn escape(c: char) -> String {
+    if c.is_ascii_alphanumeric() {
+        return format!("\\{c}");
+    }
     regex::escape(c.encode_utf8(&mut [0; 4]))
 }
 
@@ -258,6 +304,7 @@ fn clean(path: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::Value;
 
     use super::super::glob::glob_match;
@@ -312,10 +359,21 @@ mod tests {
             ("**", "a/b", true),
             (".", "a", false),
             ("*", ".", false),
+            ("[[]x", "[x", true),
+            ("[a&&b]", "&", true),
+            ("a\\*", "a*", true),
+            ("a\\*", "ab", false),
         ] {
             let ignore = Ignore::parse(text.as_bytes()).unwrap();
             assert_eq!(ignore.matches(path.as_bytes()), want, "{text:?} {path}");
         }
+    }
+
+    #[test]
+    fn names_that_are_no_text() {
+        let ignore = Ignore::parse(b"*.txt\nb?r").unwrap();
+        assert!(ignore.matches(b"caf\xe9.txt") && ignore.matches(b"b\xe9r"));
+        assert!(!ignore.matches(b"b\xc3\xc3r"));
     }
 
     #[test]
@@ -335,6 +393,7 @@ mod tests {
             ("*\n!a/b", "a/b/c", true),
             ("*\n!**/x", "c", true),
             ("*\n!a*/x", "ab/c", true),
+            ("*\n!^*", "a", true),
             ("*", "a", false),
         ] {
             let ignore = Ignore::parse(text.as_bytes()).unwrap();
@@ -343,15 +402,39 @@ mod tests {
     }
 
     /// A directory that need not be entered holds nothing that is kept.
+    fn walk_misses_nothing(ignore: &Ignore, path: &[u8]) -> bool {
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        let mut above = slashes.map(|(at, _)| &path[..at]).filter(|above| !above.is_empty());
+        let hidden = above.any(|above| ignore.matches(above) && !ignore.may_hold_kept(above));
+        ignore.matches(path) || !hidden
+    }
+
     #[test]
-    fn walks_miss_nothing() {
+    fn walks_of_the_reference_rows() {
         for (path, patterns, row) in rows("ignore") {
             let Ok(ignore) = Ignore::new(&patterns) else { continue };
-            let kept = !ignore.matches(path.as_bytes());
-            for (at, _) in path.match_indices('/') {
-                let above = &path.as_bytes()[..at];
-                let hidden = ignore.matches(above) && !ignore.may_hold_kept(above);
-                assert!(!(kept && hidden), "{row}");
+            assert!(walk_misses_nothing(&ignore, path.as_bytes()), "{row}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 20_000,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn walks(text in r"([ab/*?!\[\]^\\.-]{0,6}\n){1,4}", path in "[ab]{1,2}(/[ab]{1,2}){0,3}") {
+            if let Ok(ignore) = Ignore::parse(text.as_bytes()) {
+                prop_assert!(walk_misses_nothing(&ignore, path.as_bytes()), "{:?}", text);
+            }
+        }
+
+        #[test]
+        fn any_bytes(text in prop::collection::vec(any::<u8>(), 0..32), path in any::<Vec<u8>>()) {
+            if let Ok(ignore) = Ignore::parse(&text) {
+                prop_assert!(walk_misses_nothing(&ignore, &path));
             }
         }
     }

@@ -41,7 +41,7 @@ mod suggest;
 mod words;
 
 #[cfg(test)]
-mod reference_tests;
+mod tests;
 
 /// A parsed Dockerfile: at least one stage.
 #[derive(Clone, Debug, PartialEq, Eq)]

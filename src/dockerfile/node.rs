@@ -74,6 +74,15 @@ impl Node {
         })
     }
 
+    /// What `ONBUILD` holds. A second `ONBUILD` is refused later and need not be taken apart.
+    fn nested(part: Part<'_>, escape: char) -> Result<Self, Fault> {
+        let (keyword, _) = part.split_blank();
+        if keyword.text().eq_ignore_ascii_case("onbuild") {
+            return Self::parse(keyword, escape);
+        }
+        Self::parse(part, escape)
+    }
+
     fn takes_heredocs(&self) -> bool {
         match (self.keyword.text.to_lowercase().as_str(), &self.args) {
             ("onbuild", Args::Nested(Some(nested))) => nested.takes_heredocs(),
@@ -96,7 +105,7 @@ fn arguments(keyword: &str, rest: Part<'_>, escape: char) -> Result<Args, Fault>
         "maintainer" | "stopsignal" | "user" | "workdir" => Args::one(rest),
         "healthcheck" => health(rest)?,
         "onbuild" if rest.text().is_empty() => Args::Nested(None),
-        "onbuild" => Args::Nested(Some(Box::new(Node::parse(rest, escape)?))),
+        "onbuild" => Args::Nested(Some(Box::new(Node::nested(rest, escape)?))),
         _ => Args::words(Vec::new()),
     })
 }

@@ -14,6 +14,9 @@ use regex::Regex;
 use super::pattern::{self, BadShellPattern, Reach};
 use super::span::Span;
 
+/// How deep substitutions may be nested.
+const DEPTH: usize = 100;
+
 static LETTER: LazyLock<Regex> = LazyLock::new(|| class(r"^\p{L}"));
 static DIGIT: LazyLock<Regex> = LazyLock::new(|| class(r"^\p{Nd}"));
 
@@ -146,6 +149,9 @@ pub enum ExpandError {
         /// The message of the Dockerfile, or which rule was broken.
         message: String,
     },
+    /// Substitutions in substitutions, beyond what anyone writes and the stack could hold.
+    #[error("substitutions are nested more than {DEPTH} deep")]
+    TooDeep,
     /// The pattern of `#`, `%` or `/`.
     #[error("{0} in the substitution in `{1}`")]
     Pattern(BadShellPattern, String),
@@ -247,6 +253,7 @@ struct Scan<'a> {
     source: &'a str,
     rest: &'a str,
     raw_escapes: bool,
+    depth: usize,
     used: BTreeSet<String>,
     unset: BTreeSet<String>,
 }
@@ -254,7 +261,8 @@ struct Scan<'a> {
 impl<'a> Scan<'a> {
     fn new(lexer: Lexer, source: &'a str, vars: &'a dyn Variables) -> Self {
         let (used, unset) = (BTreeSet::new(), BTreeSet::new());
-        Self { lexer, vars, source, rest: source, raw_escapes: lexer.raw_escapes, used, unset }
+        let (rest, raw_escapes) = (source, lexer.raw_escapes);
+        Self { lexer, vars, source, rest, raw_escapes, depth: 0, used, unset }
     }
 
     fn peek(&self) -> Option<char> {
@@ -278,8 +286,13 @@ impl<'a> Scan<'a> {
 
     /// Reads up to a character, which is taken too, or to the end.
     fn until(&mut self, stop: Option<char>, raw_escapes: bool) -> Result<Output, ExpandError> {
+        if self.depth > DEPTH {
+            return Err(ExpandError::TooDeep);
+        }
         let outer = std::mem::replace(&mut self.raw_escapes, raw_escapes);
+        self.depth += 1;
         let output = self.read_until(stop);
+        self.depth -= 1;
         self.raw_escapes = outer;
         output
     }

@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::lines::Lines;
-use super::node::{Args, Node};
-use super::{Dockerfile, parse};
+use crate::dockerfile::lines::Lines;
+use crate::dockerfile::node::{Args, Node};
+use crate::dockerfile::{Dockerfile, parse};
 
 /// One line of `testdata/dockerfiles.jsonl`: a file and what the reference says of it.
 fn rows() -> Vec<Value> {
-    let rows = include_str!("../../testdata/dockerfiles.jsonl");
+    let rows = include_str!("../../../testdata/dockerfiles.jsonl");
     rows.lines().map(|row| serde_json::from_str(row).unwrap()).collect()
 }
 
