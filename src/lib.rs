@@ -1,3 +1,4 @@
 //! Builds container images from a Dockerfile without a daemon.
 
 pub mod image;
+pub mod registry;

@@ -19,6 +19,7 @@ mod platform;
 mod reference;
 mod value;
 
+pub(crate) use blob::layout_path;
 pub use blob::{Blob, BlobFile};
 pub use config::{Healthcheck, HistoryEntry, ImageConfig, RootFs, RunConfig};
 pub use descriptor::Descriptor;
