@@ -25,6 +25,7 @@ pub use config::{Healthcheck, HistoryEntry, ImageConfig, RootFs, RunConfig};
 pub use descriptor::Descriptor;
 pub use digest::{Digest, Hasher};
 pub use error::ImageError;
+pub(crate) use layout::REF_NAME;
 pub use layout::from_layout;
 pub use manifest::{Document, Index, MANIFEST_LIMIT, Manifest};
 pub use media_type::{Compression, Flavor};
