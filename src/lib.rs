@@ -3,3 +3,5 @@
 pub mod context;
 pub mod dockerfile;
 pub mod image;
+pub mod registry;
+pub mod sink;

@@ -19,11 +19,13 @@ mod platform;
 mod reference;
 mod value;
 
+pub(crate) use blob::layout_path;
 pub use blob::{Blob, BlobFile};
 pub use config::{Healthcheck, HistoryEntry, ImageConfig, RootFs, RunConfig};
 pub use descriptor::Descriptor;
 pub use digest::{Digest, Hasher};
 pub use error::ImageError;
+pub(crate) use layout::REF_NAME;
 pub use layout::from_layout;
 pub use manifest::{Document, Index, MANIFEST_LIMIT, Manifest};
 pub use media_type::{Compression, Flavor};
