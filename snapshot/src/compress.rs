@@ -66,3 +66,104 @@ fn zstd<W: Write, T, E: From<io::Error>>(
     let told = feed(&mut encoder)?;
     Ok((encoder.finish()?, told))
 }
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+
+    /// Three blocks and a half that quote themselves at all distances, as
+    /// programs and texts do.
+    fn content() -> Vec<u8> {
+        let mut state = 1_u32;
+        let mut below = |limit: usize| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            usize::try_from(state >> 8).unwrap() % limit
+        };
+        let mut content: Vec<u8> = (0..=255).collect();
+        while content.len() < 1_800_000 {
+            let (back, length) = (below(content.len().min(40_000)) + 1, below(24) + 1);
+            let from = content.len() - back;
+            content.extend_from_within(from..from + length.min(back));
+            content.push(u8::try_from(below(256)).unwrap());
+        }
+        content
+    }
+
+    fn packed(compression: Compression, threads: usize) -> Vec<u8> {
+        let fed = compress(Vec::new(), compression, threads, |out| out.write_all(&content()));
+        fed.unwrap().0
+    }
+
+    /// A digest that changes here changes the digest of every layer built: the
+    /// caches of all users miss once. Do it on purpose only.
+    #[test]
+    fn golden_digests() {
+        for (compression, want) in [
+            (
+                Compression::Gzip { level: 1 },
+                "7c934123201af7e705c4ff69163a09f72d4d51750dee5a76487ce2b283f0fb76",
+            ),
+            (
+                Compression::Gzip { level: 6 },
+                "c5776880d79d000db8a64a3218862a110c359ee4bb14a44959156e2171aed744",
+            ),
+            (
+                Compression::Gzip { level: 9 },
+                "66cdd896a72b2674a9288182e43dce5842dec8b8b6dc386abcedfe9e0cff466a",
+            ),
+            (
+                Compression::Zstd { level: 3 },
+                "d7ecc0512b19e495796338571f504150a207e76b72578fa7d32af7a28ef5b1c5",
+            ),
+        ] {
+            for threads in [0, 1, 3] {
+                let digest = Sha256::digest(packed(compression, threads));
+                let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+                assert_eq!(hex, want, "{compression:?} with {threads} threads");
+            }
+        }
+    }
+
+    /// A disk that is full after a while.
+    #[derive(Debug)]
+    struct Full(usize);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 = self.0.checked_sub(bytes.len()).ok_or(io::ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_as_such() {
+        for compression in
+            [Compression::Gzip { level: 1 }, Compression::Zstd { level: 1 }, Compression::None]
+        {
+            for room in [0, 100, 300_000] {
+                let fed: Result<_, io::Error> = compress(Full(room), compression, 2, |out| {
+                    (0..10).try_for_each(|_| out.write_all(&content()))
+                });
+                let why = fed.unwrap_err().kind();
+                assert_eq!(why, io::ErrorKind::StorageFull, "{compression:?} {room}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_feed_comes_through() {
+        for compression in
+            [Compression::Gzip { level: 1 }, Compression::Zstd { level: 1 }, Compression::None]
+        {
+            let fed: Result<(Vec<u8>, ()), _> =
+                compress(Vec::new(), compression, 2, |_| Err(io::Error::other("mine")));
+            assert_eq!(fed.unwrap_err().to_string(), "mine", "{compression:?}");
+        }
+    }
+}
