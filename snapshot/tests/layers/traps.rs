@@ -9,8 +9,8 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 
-use rustix::fs::{CWD, FileType, Mode, mknodat};
-use snapshot::{ImagePath, Suspects, listing};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+use snapshot::{Error, Exclusions, ImagePath, PathError, Suspects, diff, listing};
 
 use crate::laws::portrait;
 use crate::sandbox::{Sandbox, make_fifo, path, set_mtime};
@@ -167,6 +167,20 @@ fn deep_and_long_paths() {
         let last = packed.entries().unwrap().last().unwrap().unwrap();
         assert_eq!(&*last.path_bytes(), &[here.relative(), b"/"].concat(), "{depth} of {name}");
     }
+}
+
+#[test]
+fn a_path_too_long_to_be_named_is_refused() {
+    let sandbox = Sandbox::new("/");
+    let index = sandbox.index();
+    let name = "n".repeat(200);
+    let mut here = rustix::fs::openat(sandbox.root(), ".", OFlags::PATH, Mode::empty()).unwrap();
+    for _ in 0..21 {
+        rustix::fs::mkdirat(&here, &name, Mode::from_raw_mode(0o755)).unwrap();
+        here = rustix::fs::openat(&here, &name, OFlags::PATH, Mode::empty()).unwrap();
+    }
+    let refused = diff(sandbox.root(), &index, &Suspects::Everything, &Exclusions::none());
+    assert!(matches!(refused, Err(Error::Path { source: PathError::LongPath, .. })), "{refused:?}");
 }
 
 #[test]
