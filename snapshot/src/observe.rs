@@ -280,3 +280,37 @@ pub(crate) fn fingerprint(root: BorrowedFd<'_>, path: &ImagePath) -> Result<Fing
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_openat2_it_opens_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("d/e")).unwrap();
+        std::fs::write(dir.path().join("d/e/f"), "").unwrap();
+        std::os::unix::fs::symlink("d", dir.path().join("l")).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("d/out")).unwrap();
+        let root = std::fs::File::open(dir.path()).unwrap();
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        for (path, opens) in [
+            ("/", true),
+            ("/d/e", true),
+            ("/d/e/f", true),
+            ("/l/e/f", false),
+            ("/d/out", false),
+            ("/d/e/f/g", false),
+            ("/nothing/here", false),
+        ] {
+            let path = ImagePath::parse(path.as_bytes()).unwrap();
+            let (new, old) = (
+                open_beneath(root.as_fd(), &path, flags),
+                open_step_by_step(root.as_fd(), &path, flags),
+            );
+            assert_eq!(new.is_ok(), opens, "{path}");
+            assert_eq!(old.is_ok(), opens, "{path}");
+            assert!(old.err().is_none_or(is_absence), "{path}");
+        }
+    }
+}

@@ -325,47 +325,4 @@ fn decimal(time: Timestamp) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn decimals() {
-        for (secs, nanos, want) in [
-            (1, 0, "1"),
-            (1, 500_000_000, "1.5"),
-            (10, 1, "10.000000001"),
-            (-1, 0, "-1"),
-            (-2, 500_000_000, "-1.5"),
-            (-1, 999_999_999, "-0.000000001"),
-        ] {
-            assert_eq!(decimal(Timestamp::new(secs, nanos)), want, "{secs} {nanos}");
-        }
-    }
-
-    #[test]
-    fn record_lengths_count_themselves() {
-        for value in [1, 2, 3, 90, 91, 92, 93, 988, 989, 990, 991] {
-            let mut records = Records::default();
-            records.add(b"path", "x".repeat(value).as_bytes());
-            let text = String::from_utf8(records.0).unwrap();
-            let told: usize = text.split(' ').next().unwrap().parse().unwrap();
-            assert_eq!(told, text.len(), "{value}");
-        }
-    }
-
-    #[test]
-    fn names_split_at_a_slash() {
-        let (short, half) = ("x".repeat(100), "y".repeat(90));
-        for (name, want) in [
-            (short.clone(), Some(0)),
-            (format!("{half}/{half}"), Some(90)),
-            (format!("{half}/{half}/"), Some(90)),
-            (format!("{short}/"), None),
-            (format!("/{short}"), None),
-            ("z".repeat(101), None),
-        ] {
-            let split = split_name(name.as_bytes()).map(|(prefix, _)| prefix.len());
-            assert_eq!(split, want, "{name}");
-        }
-    }
-}
+mod tests;

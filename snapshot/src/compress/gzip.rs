@@ -112,23 +112,19 @@ impl Write for Cutter {
 }
 
 fn work(waiting: &Mutex<Receiver<Job>>, level: u32) {
-    let mut deflate = Compress::new(Compression::new(level), false);
     loop {
         let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { before, block, last, done }) = job else { return };
         let dictionary = &before[before.len().saturating_sub(WINDOW)..];
         // Nobody waits for the result once the writer failed.
-        let _ = done.send(deflated(&mut deflate, dictionary, &block, last));
+        let _ = done.send(deflated(level, dictionary, &block, last));
     }
 }
 
-fn deflated(
-    deflate: &mut Compress,
-    dictionary: &[u8],
-    block: &[u8],
-    last: bool,
-) -> io::Result<Deflated> {
-    deflate.reset();
+fn deflated(level: u32, dictionary: &[u8], block: &[u8], last: bool) -> io::Result<Deflated> {
+    // A fresh one each time: after `Compress::reset` matches still depend on
+    // the block before, and the bytes on which thread had which block.
+    let mut deflate = Compress::new(Compression::new(level), false);
     if !dictionary.is_empty() {
         deflate.set_dictionary(dictionary)?;
     }

@@ -1,6 +1,6 @@
 //! What became of each path that was looked at.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::BorrowedFd;
 
 use super::candidates::Gathered;
@@ -136,7 +136,13 @@ impl Verdict<'_> {
     /// What goes into the layer needs its directories there; those of the
     /// executor's own image are in no layer yet.
     fn put_foreign_parents(&mut self, present: &Present) {
-        let above: BTreeSet<ImagePath> = self.puts.keys().flat_map(ImagePath::ancestors).collect();
+        let mut above = HashSet::new();
+        for path in self.puts.keys() {
+            // Once a directory is known, so are those above it.
+            let unknown = path.ancestors().take_while(|up| !above.contains(up));
+            let unknown: Vec<ImagePath> = unknown.collect();
+            above.extend(unknown);
+        }
         for path in above {
             let foreign = self.index.get(&path).is_some_and(|entry| entry.foreign);
             if foreign && present.contains_key(&path) {

@@ -139,7 +139,7 @@ fn no_link(at: &Path, act: impl FnOnce(&Path) -> std::io::Result<()>) -> std::io
 }
 
 /// All there is to know about a tree, contents and link groups included.
-fn portrait(index: &Index) -> String {
+pub(crate) fn portrait(index: &Index) -> String {
     let contents: Vec<String> = index
         .iter()
         .map(|(path, entry)| {

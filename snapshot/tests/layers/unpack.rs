@@ -2,38 +2,71 @@
 //! none of the code under test.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
-use tar::{Archive, EntryType};
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use tar::{Archive, EntryType, Header};
 
 use crate::sandbox::{make_fifo, set_mtime};
 
+type Member<'a> = tar::Entry<'a, &'a [u8]>;
 type Times = BTreeMap<PathBuf, (i64, i64)>;
+
+type Records = BTreeMap<Vec<u8>, Vec<u8>>;
 
 pub(crate) fn unpack(archive: &[u8], root: &Path) {
     let mut directories = Times::new();
-    for entry in Archive::new(archive).entries().unwrap() {
+    let mut records = Records::new();
+    for entry in Archive::new(archive).entries().unwrap().raw(true) {
         let mut entry = entry.unwrap();
-        let name = PathBuf::from(OsStr::from_bytes(&entry.path_bytes()));
-        let at: PathBuf = root.join(&name).components().collect();
-        keep_times(&at, &mut directories);
-        if let Some(gone) = name.file_name().unwrap_or_default().as_bytes().strip_prefix(b".wh.") {
-            remove(&at.with_file_name(OsStr::from_bytes(gone)));
+        if entry.header().entry_type() == EntryType::XHeader {
+            records = parse_records(&mut entry);
             continue;
         }
-        let linked = make(&mut entry, &at, root);
-        if !linked {
-            set_metadata(&mut entry, &at, &mut directories);
-        }
+        apply(&mut entry, &std::mem::take(&mut records), root, &mut directories);
     }
     for (directory, (secs, nanos)) in directories.iter().filter(|(path, _)| path.is_dir()) {
         set_mtime(directory, *secs, *nanos);
     }
+}
+
+fn apply(entry: &mut Member<'_>, records: &Records, root: &Path, directories: &mut Times) {
+    let told = |key: &[u8], field: Option<Vec<u8>>| {
+        records.get(key).cloned().or(field).map(|bytes| PathBuf::from(OsString::from_vec(bytes)))
+    };
+    let name = told(b"path", Some(entry.path_bytes().into_owned())).unwrap();
+    let target = told(b"linkpath", entry.link_name_bytes().map(std::borrow::Cow::into_owned));
+    let at: PathBuf = root.join(&name).components().collect();
+    keep_times(&at, directories);
+    if let Some(gone) = name.file_name().unwrap_or_default().as_bytes().strip_prefix(b".wh.") {
+        return remove(&at.with_file_name(OsStr::from_bytes(gone)));
+    }
+    let linked = make(entry, target.as_deref(), &at, root);
+    if !linked {
+        set_metadata(entry.header(), records, &at, directories);
+    }
+}
+
+/// `<length> <key>=<value>\n`; a value may hold any byte.
+fn parse_records(entry: &mut Member<'_>) -> Records {
+    let mut bytes = Vec::new();
+    entry.read_to_end(&mut bytes).unwrap();
+    let mut records = Records::new();
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        let space = rest.iter().position(|&b| b == b' ').unwrap();
+        let length: usize = str::from_utf8(&rest[..space]).unwrap().parse().unwrap();
+        let record = rest[space + 1..length].strip_suffix(b"\n").unwrap();
+        let equals = record.iter().position(|&b| b == b'=').unwrap();
+        records.insert(record[..equals].to_vec(), record[equals + 1..].to_vec());
+        rest = &rest[length..];
+    }
+    records
 }
 
 fn keep_times(at: &Path, directories: &mut Times) {
@@ -50,7 +83,7 @@ fn remove(at: &Path) {
     }
 }
 
-fn make(entry: &mut tar::Entry<'_, &[u8]>, at: &Path, root: &Path) -> bool {
+fn make(entry: &mut Member<'_>, target: Option<&Path>, at: &Path, root: &Path) -> bool {
     let kind = entry.header().entry_type();
     if let Ok(old) = at.symlink_metadata() {
         if kind == EntryType::Directory && old.is_dir() {
@@ -58,7 +91,6 @@ fn make(entry: &mut tar::Entry<'_, &[u8]>, at: &Path, root: &Path) -> bool {
         }
         remove(at);
     }
-    let target = entry.link_name_bytes().map(|bytes| PathBuf::from(OsStr::from_bytes(&bytes)));
     match kind {
         EntryType::Regular => {
             let mut content = Vec::new();
@@ -69,15 +101,22 @@ fn make(entry: &mut tar::Entry<'_, &[u8]>, at: &Path, root: &Path) -> bool {
         EntryType::Symlink => symlink(target.unwrap(), at).unwrap(),
         EntryType::Link => fs::hard_link(root.join(target.unwrap()), at).unwrap(),
         EntryType::Fifo => make_fifo(at),
+        EntryType::Char => {
+            let (major, minor) = (entry.header().device_major(), entry.header().device_minor());
+            let number = makedev(major.unwrap().unwrap(), minor.unwrap().unwrap());
+            mknodat(CWD, at, FileType::CharacterDevice, Mode::empty(), number).unwrap();
+        }
         other => panic!("{other:?} in a layer"),
     }
     kind == EntryType::Link
 }
 
-fn set_metadata(entry: &mut tar::Entry<'_, &[u8]>, at: &Path, directories: &mut Times) {
-    let header = entry.header().clone();
+fn set_metadata(header: &Header, records: &Records, at: &Path, directories: &mut Times) {
     let mut mtime = (i64::try_from(header.mtime().unwrap()).unwrap(), 0);
-    let (uid, gid) = (header.uid().unwrap(), header.gid().unwrap());
+    let number = |key: &[u8], field: u64| {
+        records.get(key).map_or(field, |value| str::from_utf8(value).unwrap().parse().unwrap())
+    };
+    let (uid, gid) = (number(b"uid", header.uid().unwrap()), number(b"gid", header.gid().unwrap()));
     lchown(at, Some(uid.try_into().unwrap()), Some(gid.try_into().unwrap())).unwrap();
     if !at.is_symlink() {
         fs::set_permissions(at, fs::Permissions::from_mode(header.mode().unwrap())).unwrap();
@@ -85,11 +124,11 @@ fn set_metadata(entry: &mut tar::Entry<'_, &[u8]>, at: &Path, directories: &mut 
             xattr::remove(at, old).unwrap();
         }
     }
-    for record in entry.pax_extensions().unwrap().into_iter().flatten().map(Result::unwrap) {
-        if record.key_bytes() == b"mtime" {
-            mtime = parse_time(record.value().unwrap());
-        } else if let Some(name) = record.key_bytes().strip_prefix(b"SCHILY.xattr.") {
-            xattr::set(at, OsStr::from_bytes(name), record.value_bytes()).unwrap();
+    for (key, value) in records {
+        if key == b"mtime" {
+            mtime = parse_time(str::from_utf8(value).unwrap());
+        } else if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+            xattr::set(at, OsStr::from_bytes(name), value).unwrap();
         }
     }
     set_mtime(at, mtime.0, mtime.1);
