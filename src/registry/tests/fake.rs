@@ -215,6 +215,10 @@ fn answer(state: &mut State, seen: &Seen) -> Answer {
 }
 
 fn token(state: &State, seen: &Seen) -> Answer {
+    if seen.method == "POST" && seen.body.ends_with(b"&refresh_token=canary") {
+        let token = state.token.clone().unwrap_or_default();
+        return Answer::status(200).body(format!("{{\"access_token\":\"{token}\"}}").as_bytes());
+    }
     let wanted = state.login.as_ref().map(|login| format!("Basic {login}"));
     let token = state.token.clone().unwrap_or_default();
     match wanted {

@@ -209,6 +209,20 @@ fn one_token_serves_all_requests_of_a_scope() {
 }
 
 #[test]
+fn an_identity_token_is_posted_and_a_registry_token_is_sent_as_it_is() {
+    for (field, value, requests) in [("identitytoken", "canary", 1), ("registrytoken", "first", 0)]
+    {
+        let mut it = set_with_token();
+        let config = format!(r#"{{"auths":{{"{}":{{"{field}":"{value}"}}}}}}"#, it.fake.host);
+        let credentials =
+            Credentials::anonymous().with_docker_config(config.as_bytes(), "/c.json").unwrap();
+        it.registry = Registry::new(Settings { credentials, ..impatient() }).unwrap();
+        assert_eq!(it.fetch().unwrap(), it.bytes, "{field}");
+        assert_eq!((it.fake.count("POST /token"), it.fake.count("GET /token")), (requests, 0));
+    }
+}
+
+#[test]
 fn a_token_that_expires_is_renewed_once() {
     let it = set_with_token();
     it.pull().unwrap();
@@ -344,4 +358,31 @@ fn mirrors_come_first_and_the_registry_last() {
     let registry = Registry::new(settings).unwrap();
     let image = registry.pull(&"r.invalid/a:1".parse().unwrap(), &Platform::host()).unwrap();
     assert_eq!(image.digest(), it.image.digest());
+}
+
+#[test]
+fn a_layouts_layer_is_verified_where_it_is_and_pushed_from_there() {
+    let it = set(impatient());
+    let layout = it.dir.path().join("layout");
+    crate::sink::write_oci_layout(&it.image, None, &layout).unwrap();
+    let image = crate::image::from_layout(&layout, None, &Platform::host()).unwrap();
+    let layer = &image.layers()[0];
+    let path = layer.blob.path(layer.descriptor.digest).unwrap();
+    assert_eq!(it.registry.fetch(layer, it.dir.path()).wait().unwrap().path(), path);
+    it.fake.state().content.clear();
+    it.registry.push(&image, &[it.name("2")], Vec::new(), it.dir.path()).unwrap();
+    assert_eq!(it.fake.state().content["manifests/2"].1, it.image.manifest_bytes());
+    fs::write(&path, b"other").unwrap();
+    let error = it.registry.fetch(layer, it.dir.path()).wait().unwrap_err().to_string();
+    assert!(error.starts_with("read OCI layout: blob sha256:"), "{error}");
+}
+
+#[test]
+fn dropping_the_client_cancels_what_nobody_waits_for() {
+    let it = set(impatient());
+    let layer = it.pull().unwrap().layers()[0].clone();
+    it.fake.fault(&layer_path(&it), Answer::stall());
+    let pending = it.registry.fetch(&layer, it.dir.path());
+    drop(it.registry);
+    assert!(matches!(pending.wait(), Err(RegistryError::Cancelled(_))));
 }

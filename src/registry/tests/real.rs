@@ -136,6 +136,11 @@ fn certificates(dir: &Path) {
     let key = KeyPair::generate().unwrap();
     let server = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
     let signed = server.signed_by(&key, &Issuer::from_params(&ca, &ca_key)).unwrap();
+    let client_key = KeyPair::generate().unwrap();
+    let client = CertificateParams::new(Vec::new()).unwrap();
+    let client = client.signed_by(&client_key, &Issuer::from_params(&ca, &ca_key)).unwrap();
+    fs::write(dir.join("client.pem"), client.pem()).unwrap();
+    fs::write(dir.join("client.key"), client_key.serialize_pem()).unwrap();
     fs::write(dir.join("ca.pem"), ca.self_signed(&ca_key).unwrap().pem()).unwrap();
     fs::write(dir.join("cert.pem"), signed.pem()).unwrap();
     fs::write(dir.join("key.pem"), key.serialize_pem()).unwrap();
@@ -185,6 +190,29 @@ fn tls_and_basic_authentication() {
         let settings = Settings { credentials: right.clone(), ..settings };
         assert_eq!(push(settings).unwrap(), image.digest());
     }
+}
+
+#[test]
+fn a_client_certificate_where_one_is_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path());
+    let path = |name: &str| dir.path().join(name);
+    let tls = format!(
+        "  tls: {{certificate: {}, key: {}, clientcas: [{}]}}\n",
+        path("cert.pem").display(),
+        path("key.pem").display(),
+        path("ca.pem").display()
+    );
+    let real = Real::start(dir.path(), &tls, "");
+    let trusting =
+        || Settings { certificates: [(real.host.clone(), path("ca.pem"))].into(), ..impatient() };
+    let check = |settings| Registry::new(settings).unwrap().check_push(&real.name("a:1"));
+    let error = check(trusting()).unwrap_err();
+    // In TLS 1.3 the refusal comes after the handshake, and the connection's end may overtake it.
+    assert!(matches!(error, RegistryError::Network { .. }), "{error}");
+    let identity = (path("client.pem"), path("client.key"));
+    let client_certificates = [(real.host.clone(), identity)].into();
+    check(Settings { client_certificates, ..trusting() }).unwrap();
 }
 
 /// Passes connections on to `target` and breaks each after `limit` bytes from the client.
