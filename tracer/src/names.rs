@@ -77,7 +77,10 @@ impl View {
             call: format!("readlink(\"/proc/{main}/root\")"),
             errno: Errno(libc::EACCES),
         })?;
-        let path = if root == b"/" { format!("/proc/{main}/root") } else { "/".to_owned() };
+        // Through the process, since its mounts may be its own; then up from
+        // its root, as paths are printed from the top.
+        let depth = root.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).count();
+        let path = format!("/proc/{main}/root{}", "/..".repeat(depth));
         let top = CString::new(path.as_str()).expect("a number and a name without zeros");
         let top = Tracee::new(main).as_owner(|| sys::open(&top, libc::O_PATH | libc::O_DIRECTORY));
         let top = top.map_err(|_| Error::Call {
