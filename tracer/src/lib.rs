@@ -1,1 +1,34 @@
 //! Runs one command and tells which paths it may have changed.
+//!
+//! # The promise
+//!
+//! A tracer may name too many paths; it may never miss one. A path named in
+//! vain costs one `lstat`; a path missed is a wrong image. A backend that lost
+//! sight of the command answers [`Touched::Anything`] with the reason.
+//!
+//! # How a command is watched
+//!
+//! A seccomp filter lets everything run at full speed that cannot change the
+//! tree, stops what can, and refuses what could not be seen (with the errno an
+//! older kernel would give). At each stop the names the call was given are
+//! resolved as the kernel will resolve them, before the call runs.
+//!
+//! # How a command ends
+//!
+//! When [`Tracer::run`] returns, every process the command started is dead and
+//! reaped, whatever became of it: late writes through a mapping do not move a
+//! file's times, so nothing may outlive the look at the tree.
+
+mod command;
+mod error;
+mod interrupt;
+mod outcome;
+mod run;
+mod sys;
+mod tracer;
+
+pub use command::{CapSet, Command, Credentials, IdMap, IdMaps, Namespaces, Preparation, Setup};
+pub use error::{Errno, Error};
+pub use interrupt::Interrupt;
+pub use outcome::{Blindness, Outcome, Stats, Status, Touched, TouchedSet};
+pub use tracer::{Choice, Tracer, UnknownChoice};

@@ -1,0 +1,146 @@
+//! Pulls images from registries and pushes them there.
+//!
+//! # The promise
+//!
+//! Whatever comes from a registry has been checked against the digest and the
+//! size that named it. Credentials go to the registry they belong to, and to
+//! the token server that this registry names over a safe channel; to nobody
+//! else, whatever is redirected where. A manifest is pushed after everything it
+//! names, so that a tag always points to a whole image.
+//!
+//! The build is synchronous and the network is not: [`Registry`] owns a small
+//! runtime, and what takes long is a [`PendingBlob`] or a [`PendingUpload`]
+//! that goes on beside the build until it is waited for.
+
+mod answer;
+mod auth;
+mod challenge;
+mod credentials;
+mod download;
+mod error;
+mod exchange;
+mod helper;
+mod pending;
+mod pull;
+mod push;
+mod retry;
+mod secret;
+mod settings;
+mod transport;
+mod upload;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::image::{Digest, Image, ImageLayer, Platform, Reference, Repository};
+
+pub use credentials::{Credentials, Login};
+pub use error::RegistryError;
+pub use helper::Helpers;
+pub use pending::{PendingBlob, PendingUpload};
+pub use secret::Secret;
+pub use settings::{Patience, Proxies, Settings};
+
+use exchange::Client;
+
+/// A tag that now points to a new image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// The name it was pushed under.
+    pub reference: Reference,
+    /// The digest of its manifest.
+    pub digest: Digest,
+}
+
+/// A client for any number of registries. Dropping it cancels what is pending.
+#[derive(Debug)]
+pub struct Registry {
+    runtime: Option<Runtime>,
+    client: Arc<Client>,
+}
+
+impl Registry {
+    /// A client; certificates and proxies are checked here, and nothing is sent yet.
+    pub fn new(settings: Settings) -> Result<Self, RegistryError> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("registry")
+            .enable_all()
+            .build()
+            .map_err(|error| RegistryError::Settings(error.to_string()))?;
+        Ok(Self { runtime: Some(runtime), client: Arc::new(Client::new(settings)?) })
+    }
+
+    /// The image of this name for this platform: manifest and config, verified. Its layers stay where they are.
+    pub fn pull(&self, reference: &Reference, platform: &Platform) -> Result<Image, RegistryError> {
+        self.runtime().block_on(pull::pull(&self.client, reference, platform))
+    }
+
+    /// Brings the bytes of a layer into a file below `dir`, which has to exist; returns at once.
+    ///
+    /// A layer that has a verified file already is answered with that file.
+    pub fn fetch(&self, layer: &ImageLayer, dir: &Path) -> PendingBlob {
+        let (client, layer, dir) = (Arc::clone(&self.client), layer.clone(), dir.to_owned());
+        let what = format!("download layer {}", layer.descriptor.digest);
+        let task = async move { download::fetch(&client, &layer, &dir).await };
+        PendingBlob::spawn(self.runtime(), what, task)
+    }
+
+    /// Whether this user may push there: begins an upload and takes it back.
+    pub fn check_push(&self, reference: &Reference) -> Result<(), RegistryError> {
+        self.runtime().block_on(push::check(&self.client, reference.repository()))
+    }
+
+    /// Begins to upload a layer to these repositories, those that lack it; returns at once.
+    ///
+    /// `dir` takes the bytes of a layer that is in another registry.
+    pub fn start_upload(
+        &self,
+        layer: &ImageLayer,
+        repositories: &[Repository],
+        dir: &Path,
+    ) -> PendingUpload {
+        let client = Arc::clone(&self.client);
+        let (layer, repositories, dir) = (layer.clone(), repositories.to_vec(), dir.to_owned());
+        let what = format!("upload layer {}", layer.descriptor.digest);
+        PendingUpload::spawn(self.runtime(), what, async move {
+            for repository in &repositories {
+                upload::layer(&client, repository, &layer, &dir).await?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Pushes an image under these names, in order: what is missing of its layers, its config, its manifest.
+    ///
+    /// Uploads begun before are waited for; one that failed is tried again here.
+    pub fn push(
+        &self,
+        image: &Image,
+        references: &[Reference],
+        pending: Vec<PendingUpload>,
+        dir: &Path,
+    ) -> Result<Vec<Pushed>, RegistryError> {
+        for upload in pending {
+            if let Err(error) = upload.wait() {
+                tracing::warn!("{error}; trying again");
+            }
+        }
+        self.runtime().block_on(push::push(&self.client, image, references, dir))
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("it is taken in drop only")
+    }
+}
+
+impl Drop for Registry {
+    /// Does not wait for a transfer that nobody waits for.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

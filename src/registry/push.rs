@@ -1,0 +1,84 @@
+//! Whole images into repositories, the manifest last.
+
+use std::path::Path;
+
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Method, StatusCode};
+
+use super::exchange::{Body, Client, Request};
+use super::settings::Purpose;
+use super::upload::{self, Source};
+use super::{Pushed, RegistryError};
+use crate::image::{Digest, Image, Reference, Repository};
+
+/// Whether an upload may be begun in this repository; it is taken back at once.
+pub(crate) async fn check(client: &Client, repository: &Repository) -> Result<(), RegistryError> {
+    let what = format!("check push permission for {repository}");
+    let url = client.url(repository, Purpose::Push, "blobs/uploads/").await?;
+    let request = Request::new(&what, Purpose::Push, repository, Method::POST, url);
+    let response = client.exchange(&request).await?;
+    if !response.status().is_success() {
+        return Err(client.refusal(&request, response).await);
+    }
+    upload::cancel(client, &request, &response).await;
+    Ok(())
+}
+
+/// Pushes an image under each name, in order; the first failure ends it.
+pub(crate) async fn push(
+    client: &Client,
+    image: &Image,
+    references: &[Reference],
+    dir: &Path,
+) -> Result<Vec<Pushed>, RegistryError> {
+    let digest = image.digest();
+    let mut pushed = Vec::with_capacity(references.len());
+    for reference in references {
+        blobs(client, image, reference.repository(), dir).await?;
+        manifest(client, image, reference, digest).await?;
+        tracing::info!("pushed {}@{digest}", reference.repository());
+        pushed.push(Pushed { reference: reference.clone(), digest });
+    }
+    Ok(pushed)
+}
+
+/// Layers beside each other, the config with them.
+async fn blobs(
+    client: &Client,
+    image: &Image,
+    repository: &Repository,
+    dir: &Path,
+) -> Result<(), RegistryError> {
+    let layers = image.layers().iter().map(|layer| upload::layer(client, repository, layer, dir));
+    let (config, bytes) = (image.config_descriptor(), image.config_bytes());
+    let config = upload::blob(client, repository, &config, Source::Bytes(bytes));
+    let (layers, config) = tokio::join!(futures_util::future::try_join_all(layers), config);
+    layers?;
+    config
+}
+
+async fn manifest(
+    client: &Client,
+    image: &Image,
+    reference: &Reference,
+    digest: Digest,
+) -> Result<(), RegistryError> {
+    let what = format!("push {reference}");
+    let repository = reference.repository();
+    let key = reference.tag().map_or_else(|| digest.to_string(), str::to_owned);
+    let url = client.url(repository, Purpose::Push, &format!("manifests/{key}")).await?;
+    let request = Request::new(&what, Purpose::Push, repository, Method::PUT, url)
+        .with_body(Body::Bytes(image.manifest_bytes()))
+        .with_header(CONTENT_TYPE, image.flavor().manifest())?;
+    let response = client.exchange(&request).await?;
+    if !matches!(response.status(), StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED) {
+        return Err(client.refusal(&request, response).await);
+    }
+    let stored = response.headers().get("docker-content-digest").and_then(|it| it.to_str().ok());
+    match stored {
+        Some(stored) if stored != digest.to_string() => {
+            Err(RegistryError::answer(&what, format!("the registry stored {stored}, not {digest}")))
+        }
+        _ => Ok(()),
+    }
+}

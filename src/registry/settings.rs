@@ -1,0 +1,127 @@
+//! What a registry client has to be told; `cli` fills it from flags and environment.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Credentials;
+
+/// How to talk to registries. A registry is named by host and port as in an image's name.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Plain HTTP is accepted from every registry that is pushed to (`--insecure`).
+    pub insecure: bool,
+    /// Plain HTTP is accepted from every registry that is pulled from (`--insecure-pull`).
+    pub insecure_pull: bool,
+    /// Plain HTTP is accepted from these (`--insecure-registry`).
+    pub insecure_registries: Vec<String>,
+    /// Certificates are not checked, in pulls neither (`--skip-tls-verify`).
+    pub skip_tls_verify: bool,
+    /// Certificates are not checked in pulls (`--skip-tls-verify-pull`).
+    pub skip_tls_verify_pull: bool,
+    /// Certificates of these are not checked (`--skip-tls-verify-registry`).
+    pub skip_tls_verify_registries: Vec<String>,
+    /// PEM files with the roots of one registry, beside the system's (`--registry-certificate`).
+    pub certificates: BTreeMap<String, PathBuf>,
+    /// PEM files with certificate and key, by registry (`--registry-client-cert`).
+    pub client_certificates: BTreeMap<String, (PathBuf, PathBuf)>,
+    /// Other places to pull from, by registry, each `host[:port][/prefix]`, in order (`--registry-map`, `--registry-mirror`).
+    pub maps: BTreeMap<String, Vec<String>>,
+    /// Whether a mapped registry itself is left out when its maps fail.
+    pub skip_default_registry_fallback: bool,
+    /// Who the user is, by registry.
+    pub credentials: Credentials,
+    /// Proxies; nothing is read from the environment here.
+    pub proxies: Proxies,
+    /// The `User-Agent` header.
+    pub user_agent: String,
+    /// How patient to be.
+    pub patience: Patience,
+    /// How many blobs are downloaded, and how many uploaded, at a time.
+    pub parallel: usize,
+}
+
+/// Proxies by the scheme of the request, in the form of the usual environment variables.
+#[derive(Clone, Debug, Default)]
+pub struct Proxies {
+    /// `HTTP_PROXY`.
+    pub http: Option<String>,
+    /// `HTTPS_PROXY`.
+    pub https: Option<String>,
+    /// `NO_PROXY`: hosts, domains and networks, separated by commas.
+    pub exceptions: Option<String>,
+}
+
+/// Limits in time and number. There is no limit on the whole of a transfer: slow but alive succeeds.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// How often a request is sent at most, the first time included; progress starts the count anew.
+    pub tries: u32,
+    /// The pause before the second try; it doubles from there.
+    pub first_pause: Duration,
+    /// The longest pause, and the most that `Retry-After` is obeyed.
+    pub longest_pause: Duration,
+    /// How long a connection may take.
+    pub connect: Duration,
+    /// How long a transfer may stand still.
+    pub idle: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            tries: 5,
+            first_pause: Duration::from_millis(500),
+            longest_pause: Duration::from_secs(60),
+            connect: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            insecure: false,
+            insecure_pull: false,
+            insecure_registries: Vec::new(),
+            skip_tls_verify: false,
+            skip_tls_verify_pull: false,
+            skip_tls_verify_registries: Vec::new(),
+            certificates: BTreeMap::new(),
+            client_certificates: BTreeMap::new(),
+            maps: BTreeMap::new(),
+            skip_default_registry_fallback: false,
+            credentials: Credentials::anonymous(),
+            proxies: Proxies::default(),
+            user_agent: concat!("kaniko-rs/", env!("CARGO_PKG_VERSION")).to_owned(),
+            patience: Patience::default(),
+            parallel: 4,
+        }
+    }
+}
+
+/// What a registry is asked for: the flags for pulls and for pushes differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Purpose {
+    Pull,
+    Push,
+}
+
+impl Settings {
+    /// Whether plain HTTP was asked for.
+    pub(crate) fn is_insecure(&self, registry: &str, purpose: Purpose) -> bool {
+        let all = match purpose {
+            Purpose::Pull => self.insecure_pull,
+            Purpose::Push => self.insecure,
+        };
+        all || self.insecure_registries.iter().any(|it| it == registry)
+    }
+
+    /// Whether certificates are left unchecked.
+    pub(crate) fn skips_verification(&self, registry: &str, purpose: Purpose) -> bool {
+        self.skip_tls_verify
+            || (self.skip_tls_verify_pull && purpose == Purpose::Pull)
+            || self.skip_tls_verify_registries.iter().any(|it| it == registry)
+    }
+}
