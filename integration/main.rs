@@ -1,0 +1,27 @@
+//! The whole program against real registries, real bases and other tools.
+//!
+//! One binary: the first modules are the harness, the rest are the cases. Every
+//! part is started by the test that needs it, from Debian's packages; what is
+//! missing is a failure which says what to install.
+
+#![expect(clippy::unwrap_used, reason = "what a test cannot go on without has to be there")]
+
+mod base;
+mod craft;
+mod executor;
+mod image;
+mod pod;
+mod registry;
+mod tools;
+
+mod architecture;
+mod build_basic;
+mod errors;
+mod harness;
+mod hostile;
+mod isolation;
+mod layers;
+mod multistage;
+mod registry_io;
+mod signals;
+mod verify;
