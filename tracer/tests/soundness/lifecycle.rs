@@ -286,3 +286,10 @@ fn a_backend_that_is_not_there_says_so() {
     let wrong = "strace".parse::<Choice>().unwrap_err().to_string();
     assert_eq!(wrong, "\"strace\" is none of auto, ptrace, inotify, fanotify, off");
 }
+
+#[test]
+fn a_command_that_kills_its_keeper_is_still_ended() {
+    let tracer = Tracer::probe(Choice::Ptrace).unwrap();
+    let (status, _) = listen(&tracer, shell("sleep 1000 & kill -9 $PPID; sleep 1000"));
+    assert!(matches!(status, Err(Error::KeeperLost)), "{status:?}");
+}
