@@ -163,6 +163,7 @@ pub struct Stats {
     pub forks: u64,
     /// CPU time of the command and everything it started.
     pub cpu: Duration,
-    /// The largest resident set among them, in bytes.
+    /// The largest resident set among them, in bytes; never less than that of
+    /// the caller, of whose memory the first process starts as a copy.
     pub max_rss: u64,
 }

@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_report_arrives_as_it_was_sent() {
-        let (reader, writer) = crate::sys::pipe().unwrap();
+        let (reader, writer) = crate::sys::pipe().expect("a pipe");
         let stages = [
             Stage::Clone,
             Stage::Children,

@@ -160,6 +160,11 @@ impl Tracee {
         numbers(&self.status()?, "Seccomp_filters:").next()
     }
 
+    /// Which thread traces it; 0 for none.
+    pub(crate) fn tracer(self) -> Option<u32> {
+        numbers(&self.status()?, "TracerPid:").next()
+    }
+
     fn status(self) -> Option<String> {
         std::fs::read_to_string(format!("/proc/{}/status", self.tid)).ok()
     }

@@ -9,7 +9,7 @@
 //! 4. What a call names is recorded before the call runs.
 //! 5. No process is left: the loop ends when none is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Errno, Error};
 use crate::filter::CLONE_UNTRACED;
@@ -56,6 +56,8 @@ pub(crate) struct Watch {
     diverted: BTreeMap<i32, Diverted>,
     /// Tracees that were made readable, and have not been read since.
     unlocked: BTreeMap<i32, StoppedCall>,
+    /// Tracees that were seen and whose end was not.
+    alive: BTreeSet<i32>,
     stats: Stats,
 }
 
@@ -76,6 +78,7 @@ impl Watch {
             filters: None,
             diverted: BTreeMap::new(),
             unlocked: BTreeMap::new(),
+            alive: BTreeSet::from([main]),
             stats: Stats::default(),
         })
     }
@@ -91,6 +94,7 @@ impl Watch {
             return Ok(());
         }
         self.stats.stops += 1;
+        self.alive.insert(tid);
         let stopped = Stopped(tid);
         let signal = libc::WSTOPSIG(status);
         match status >> 16 {
@@ -117,6 +121,17 @@ impl Watch {
         (touched, self.stats)
     }
 
+    /// Kills every tracee: whoever should have done so is gone. An id that is
+    /// no tracee of ours any more is left alone.
+    pub(crate) fn kill_all(&self) {
+        let own = rustix::thread::gettid().as_raw_nonzero().get();
+        for tid in &self.alive {
+            if Tracee::new(*tid).tracer() == Some(own.unsigned_abs()) {
+                crate::sys::child::kill(*tid);
+            }
+        }
+    }
+
     /// Events that stopped at the filter so far.
     pub(crate) fn events(&self) -> u64 {
         self.stats.events
@@ -130,6 +145,7 @@ impl Watch {
             && let Ok(former) = i32::try_from(former)
         {
             self.drop_tid(former);
+            self.alive.insert(tid);
         }
         if tid == self.main && self.record.is_none() {
             self.filters = Tracee::new(tid).filters();
@@ -221,6 +237,7 @@ impl Watch {
     }
 
     fn drop_tid(&mut self, tid: i32) {
+        self.alive.remove(&tid);
         self.diverted.remove(&tid);
         self.unlocked.remove(&tid);
     }

@@ -38,16 +38,22 @@ pub(crate) fn exit(status: i32) -> ! {
 }
 
 /// Gives every signal its default action and lets all through.
+///
+/// Raw, because the C library refuses the two signals it keeps for itself,
+/// which may have been ignored since before this program.
 pub(crate) fn default_signals() {
-    // SAFETY: signal(2) and sigprocmask(2) with SIG_DFL and a set on this
-    // stack; numbers the C library keeps for itself are refused, harmlessly.
+    // `struct sigaction` of the kernel: SIG_DFL, no flags, an empty mask.
+    let default = [0usize; 4];
+    // SAFETY: rt_sigaction(2) and rt_sigprocmask(2) read structs on this
+    // stack; SIGKILL and SIGSTOP are refused, harmlessly.
     unsafe {
         for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
+            let action = (&raw const default).addr();
+            libc::syscall(libc::SYS_rt_sigaction, signal, action, 0usize, 8usize);
         }
-        let mut none = std::mem::zeroed::<libc::sigset_t>();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+        let none = 0u64;
+        let set = (&raw const none).addr();
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, set, 0usize, 8usize);
     }
 }
 

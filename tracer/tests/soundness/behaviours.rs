@@ -14,11 +14,9 @@ enum Want {
     Set,
     /// That it cannot tell.
     Anything,
-    /// Either, depending on what the kernel allows here; a set is complete.
-    Either,
 }
 
-use Want::{Anything, Either, Set};
+use Want::{Anything, Set};
 
 const DONE: Status = Status::Exited(0);
 const BEHAVIOURS: &[(&str, Want, Status)] = &[
@@ -175,13 +173,13 @@ fn judge(
         wrong.push(format!("{} {}", seen.outcome.status, seen.stderr.trim_end()));
     }
     match (&seen.outcome.touched, want) {
-        (Touched::Only(set), Set | Either) => {
+        (Touched::Only(set), Set) => {
             let missing = seen.after.missing(&seen.before, set);
             if !missing.is_empty() {
                 wrong.push(format!("missing {missing:?}, has {}", names(&set.paths)));
             }
         }
-        (Touched::Anything(_), Anything | Either) => {}
+        (Touched::Anything(_), Anything) => {}
         (Touched::Anything(why), Set) => wrong.push(format!("anything: {why}")),
         (Touched::Only(_), Anything) => wrong.push("said to know".to_owned()),
     }
