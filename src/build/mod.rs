@@ -118,7 +118,8 @@ pub fn build(order: &Order, interrupt: &Interrupt) -> Result<Built, Failure> {
     let dockerfile = parse(&context)?;
     let registry =
         Registry::new(order.registry.clone()).map_err(|error| registry_failure(&error))?;
-    let registry = std::sync::Arc::new(registry);
+    let canceller = registry.canceller();
+    interrupt.also(move || canceller.cancel());
     let work = WorkDir::create(&order.kaniko_dir)?;
     let result = run(order, interrupt, &context, &dockerfile, &registry, &work);
     if interrupt.is_triggered() {

@@ -33,6 +33,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
 
 use crate::image::{Digest, Image, ImageLayer, Platform, Reference, Repository};
 
@@ -59,6 +60,18 @@ pub struct Pushed {
 pub struct Registry {
     runtime: Option<Runtime>,
     client: Arc<Client>,
+    stop: CancellationToken,
+}
+
+/// Ends everything that a [`Registry`] does, from another thread.
+#[derive(Debug, Clone)]
+pub struct Canceller(CancellationToken);
+
+impl Canceller {
+    /// What is under way, and what is begun later, fails with [`RegistryError::Cancelled`].
+    pub fn cancel(&self) {
+        self.0.cancel();
+    }
 }
 
 impl Registry {
@@ -70,12 +83,13 @@ impl Registry {
             .enable_all()
             .build()
             .map_err(|error| RegistryError::Settings(error.to_string()))?;
-        Ok(Self { runtime: Some(runtime), client: Arc::new(Client::new(settings)?) })
+        let client = Arc::new(Client::new(settings)?);
+        Ok(Self { runtime: Some(runtime), client, stop: CancellationToken::new() })
     }
 
     /// The image of this name for this platform: manifest and config, verified. Its layers stay where they are.
     pub fn pull(&self, reference: &Reference, platform: &Platform) -> Result<Image, RegistryError> {
-        self.runtime().block_on(pull::pull(&self.client, reference, platform))
+        self.wait(pull::pull(&self.client, reference, platform), || format!("pull {reference}"))
     }
 
     /// Brings the bytes of a layer into a file below `dir`, which has to exist; returns at once.
@@ -85,12 +99,13 @@ impl Registry {
         let (client, layer, dir) = (Arc::clone(&self.client), layer.clone(), dir.to_owned());
         let what = format!("download layer {}", layer.descriptor.digest);
         let task = async move { download::fetch(&client, &layer, &dir).await };
-        PendingBlob::spawn(self.runtime(), what, task)
+        PendingBlob::spawn(self.runtime(), what, &self.stop, task)
     }
 
     /// Whether this user may push there: begins an upload and takes it back.
     pub fn check_push(&self, reference: &Reference) -> Result<(), RegistryError> {
-        self.runtime().block_on(push::check(&self.client, reference.repository()))
+        let task = push::check(&self.client, reference.repository());
+        self.wait(task, || format!("check {reference}"))
     }
 
     /// Begins to upload a layer to these repositories, those that lack it; returns at once.
@@ -105,7 +120,7 @@ impl Registry {
         let client = Arc::clone(&self.client);
         let (layer, repositories, dir) = (layer.clone(), repositories.to_vec(), dir.to_owned());
         let what = format!("upload layer {}", layer.descriptor.digest);
-        PendingUpload::spawn(self.runtime(), what, async move {
+        PendingUpload::spawn(self.runtime(), what, &self.stop, async move {
             for repository in &repositories {
                 upload::layer(&client, repository, &layer, &dir).await?;
             }
@@ -124,11 +139,27 @@ impl Registry {
         dir: &Path,
     ) -> Result<Vec<Pushed>, RegistryError> {
         for upload in pending {
-            if let Err(error) = upload.wait() {
+            if let (Err(error), false) = (upload.wait(), self.stop.is_cancelled()) {
                 tracing::warn!("{error}; trying again");
             }
         }
-        self.runtime().block_on(push::push(&self.client, image, references, dir))
+        let task = push::push(&self.client, image, references, dir);
+        self.wait(task, || "push".to_owned())
+    }
+
+    /// What ends it from another thread.
+    #[must_use]
+    pub fn canceller(&self) -> Canceller {
+        Canceller(self.stop.clone())
+    }
+
+    fn wait<T>(
+        &self,
+        task: impl Future<Output = Result<T, RegistryError>>,
+        what: impl FnOnce() -> String,
+    ) -> Result<T, RegistryError> {
+        let result = self.runtime().block_on(self.stop.run_until_cancelled(task));
+        result.unwrap_or_else(|| Err(RegistryError::Cancelled(what())))
     }
 
     fn runtime(&self) -> &Runtime {

@@ -5,6 +5,7 @@ use std::future::Future;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::RegistryError;
 use crate::image::BlobFile;
@@ -23,9 +24,10 @@ impl PendingBlob {
     pub(super) fn spawn(
         runtime: &Runtime,
         what: String,
+        stop: &CancellationToken,
         task: impl Future<Output = Result<BlobFile, RegistryError>> + Send + 'static,
     ) -> Self {
-        Self(Pending::spawn(runtime, what, task))
+        Self(Pending::spawn(runtime, what, stop, task))
     }
 
     /// Blocks until the bytes are all there and verified. The file is deleted with its last clone.
@@ -38,9 +40,10 @@ impl PendingUpload {
     pub(super) fn spawn(
         runtime: &Runtime,
         what: String,
+        stop: &CancellationToken,
         task: impl Future<Output = Result<(), RegistryError>> + Send + 'static,
     ) -> Self {
-        Self(Pending::spawn(runtime, what, task))
+        Self(Pending::spawn(runtime, what, stop, task))
     }
 
     /// Blocks until every repository has the layer.
@@ -60,12 +63,16 @@ impl<T: Send + 'static> Pending<T> {
     fn spawn(
         runtime: &Runtime,
         what: String,
+        stop: &CancellationToken,
         task: impl Future<Output = Result<T, RegistryError>> + Send + 'static,
     ) -> Self {
         let (sender, outcome) = oneshot::channel();
+        let stop = stop.clone();
         let task = runtime.spawn(async move {
-            // Nobody may be waiting any more.
-            let _ = sender.send(task.await);
+            if let Some(result) = stop.run_until_cancelled(task).await {
+                // Nobody may be waiting any more.
+                let _ = sender.send(result);
+            }
         });
         Self { what, outcome: Some(outcome), task: task.abort_handle() }
     }

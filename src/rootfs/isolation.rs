@@ -191,7 +191,10 @@ pub(crate) fn enter(command: &mut Command, isolation: Isolation, root: &Path, mo
     let below = |path: &str| c_path(&root.join(path));
     mount_root(command, root);
     mount_dev(command, &below);
-    mount_kernel(command, &below, mounts.no_network);
+    for (source, path) in &mounts.scripts {
+        mount_script(command, &below, source, path);
+    }
+    mount_kernel(command, &below, user, mounts.no_network);
     for bind in &mounts.binds {
         command.prepare(Setup::Bind {
             source: c_path(&bind.source),
@@ -277,11 +280,32 @@ fn mount_dev(command: &mut Command, below: &impl Fn(&str) -> std::ffi::CString) 
     }
 }
 
+/// A file below `/dev`, with the directory it is in.
+fn mount_script(
+    command: &mut Command,
+    below: &impl Fn(&str) -> std::ffi::CString,
+    source: &Path,
+    path: &str,
+) {
+    if let Some((dir, _)) = path.rsplit_once('/') {
+        command.prepare(Setup::Mkdir { path: below(&format!("dev/{dir}")), mode: 0o755 });
+    }
+    let target = below(&format!("dev/{path}"));
+    command.prepare(Setup::File { path: target.clone(), mode: 0o755 });
+    command.prepare(Setup::Bind {
+        source: c_path(source),
+        target,
+        recursive: false,
+        read_only: true,
+    });
+}
+
 /// `/proc` with what a container may not touch hidden or read-only, as container runtimes do, and
 /// a read-only `/sys`.
 fn mount_kernel(
     command: &mut Command,
     below: &impl Fn(&str) -> std::ffi::CString,
+    user: bool,
     no_network: bool,
 ) {
     let quiet = libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_NODEV;
@@ -317,16 +341,19 @@ fn mount_kernel(
             data: text("size=0"),
         });
     }
-    let sysfs = Setup::Mount {
-        source: text("sysfs"),
-        target: below("sys"),
-        fstype: text("sysfs"),
-        flags: quiet | libc::MS_RDONLY,
-        data: text(""),
-    };
     // Inside a user namespace sysfs can be mounted only with a network namespace of its own.
-    command.prepare_if_possible(sysfs);
-    if !no_network {
+    command.prepare_if_possible(if user && !no_network {
+        Setup::Bind { source: text("/sys"), target: below("sys"), recursive: true, read_only: true }
+    } else {
+        Setup::Mount {
+            source: text("sysfs"),
+            target: below("sys"),
+            fstype: text("sysfs"),
+            flags: quiet | libc::MS_RDONLY,
+            data: text(""),
+        }
+    });
+    if !user {
         command.prepare_if_possible(Setup::Mount {
             source: text("tmpfs"),
             target: below("sys/firmware"),

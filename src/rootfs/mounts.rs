@@ -16,6 +16,9 @@ pub struct MountPlan {
     pub binds: Vec<BindMount>,
     /// File systems in memory.
     pub tmpfs: Vec<TmpfsMount>,
+    /// Files shown read-only below `/dev`, which is a file system of its own: where they are on this
+    /// machine, and their path relative to `/dev`.
+    pub scripts: Vec<(PathBuf, String)>,
     /// A network namespace with nothing in it.
     pub no_network: bool,
 }

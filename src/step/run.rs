@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use snapshot::{ImagePath, Suspects};
 use thiserror::Error;
 use tracer::{Command, Credentials, Interrupt, Outcome, Touched, TouchedSet, Tracer};
 
 use super::output::{Stream, pass_on};
+use crate::dockerfile::SCRIPT_DIR;
 use crate::plan::RunStep;
 use crate::rootfs::{BindMount, Identity, Isolation, MountPlan, MountPoints, Point, Rootfs, enter};
 
@@ -73,8 +74,10 @@ pub fn run(
     who: &Identity,
 ) -> Result<Ran, RunError> {
     let mut points = MountPoints::default();
-    let ran = prepare(runner, rootfs, step, who, &mut points)
+    let script = step.script.as_ref().map(|script| Script::write(runner, script)).transpose()?;
+    let ran = prepare(runner, rootfs, step, who, script.as_ref(), &mut points)
         .and_then(|mut command| execute(runner, &mut command));
+    drop(script);
     let removed = points.remove(rootfs.tree());
     let outcome = ran?;
     removed.map_err(|source| RunError::Prepare { what: "mount points again".into(), source })?;
@@ -103,6 +106,7 @@ fn prepare(
     rootfs: &Rootfs,
     step: &RunStep,
     who: &Identity,
+    script: Option<&Script>,
     points: &mut MountPoints,
 ) -> Result<Command, RunError> {
     let environment = environment(step, who);
@@ -117,7 +121,7 @@ fn prepare(
     command.credentials =
         Some(Credentials { uid: who.uid, gid: who.gid, groups: who.groups.clone() });
     command.event_budget = (runner.event_budget)(rootfs.index().len());
-    let mounts = mounts(runner, rootfs, step, points)?;
+    let mounts = mounts(runner, rootfs, step, script, points)?;
     if runner.isolation == Isolation::InPlace && step.network_none {
         let source = io::Error::other("it needs namespaces; build with --isolation=namespace");
         return Err(RunError::Prepare { what: "RUN --network=none".to_owned(), source });
@@ -157,6 +161,7 @@ fn mounts(
     runner: &Runner<'_>,
     rootfs: &Rootfs,
     step: &RunStep,
+    script: Option<&Script>,
     points: &mut MountPoints,
 ) -> Result<MountPlan, RunError> {
     let mut plan = MountPlan { no_network: step.network_none, ..MountPlan::default() };
@@ -180,7 +185,48 @@ fn mounts(
             read_only: false,
         });
     }
+    plan.scripts.extend(script.map(|script| (script.path.clone(), script.below_dev.clone())));
     Ok(plan)
+}
+
+/// The script of a here-document that begins with `#!`: a file while the step runs, no part of the
+/// image.
+struct Script {
+    path: PathBuf,
+    below_dev: String,
+}
+
+impl Script {
+    /// In a namespace it lies in the working directory and is mounted; in place it has to lie in the
+    /// container's own `/dev`, which is a mount and so no part of the image either.
+    fn write(runner: &Runner<'_>, (name, body): &(String, String)) -> Result<Self, RunError> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let failed = |source| RunError::Prepare { what: format!("the script {name}"), source };
+        if name.contains('/') {
+            return Err(failed(io::Error::other("its name holds a slash")));
+        }
+        let dir = match runner.isolation {
+            Isolation::Namespace { .. } => runner.scratch.to_owned(),
+            Isolation::InPlace => PathBuf::from(SCRIPT_DIR),
+        };
+        std::fs::create_dir_all(&dir).map_err(failed)?;
+        let path = dir.join(name);
+        std::fs::write(&path, body).map_err(failed)?;
+        let written =
+            Self { path, below_dev: format!("{}/{name}", SCRIPT_DIR.trim_start_matches("/dev/")) };
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&written.path, mode).map_err(failed)?;
+        Ok(written)
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        let removed = std::fs::remove_file(&self.path);
+        if let (Err(error), true) = (removed, self.path.exists()) {
+            tracing::warn!("{} could not be removed: {error}", self.path.display());
+        }
+    }
 }
 
 fn nul_free(text: &str) -> Result<CString, RunError> {

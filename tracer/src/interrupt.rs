@@ -1,5 +1,6 @@
 //! Ending a running command from another thread.
 
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,10 +12,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Clone, Debug, Default)]
 pub struct Interrupt(Arc<Mutex<State>>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     triggered: bool,
     running: Vec<Arc<OwnedFd>>,
+    others: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("triggered", &self.triggered)
+            .field("running", &self.running)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Interrupt {
@@ -32,6 +43,20 @@ impl Interrupt {
         state.triggered = true;
         for pidfd in &state.running {
             crate::sys::kill_by_pidfd(pidfd);
+        }
+        let others = std::mem::take(&mut state.others);
+        drop(state);
+        others.into_iter().for_each(|other| other());
+    }
+
+    /// Has something else ended by the same switch; at once if it was thrown before.
+    pub fn also(&self, other: impl FnOnce() + Send + 'static) {
+        let mut state = self.state();
+        if state.triggered {
+            drop(state);
+            other();
+        } else {
+            state.others.push(Box::new(other));
         }
     }
 
