@@ -1,7 +1,13 @@
 //! Builds container images from a Dockerfile without a daemon.
 
+pub mod build;
+pub mod cli;
 pub mod context;
 pub mod dockerfile;
 pub mod image;
+pub mod plan;
 pub mod registry;
+pub mod report;
+pub mod rootfs;
 pub mod sink;
+pub mod step;

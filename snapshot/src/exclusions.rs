@@ -10,6 +10,7 @@ use crate::ImagePath;
 pub struct Exclusions {
     whole: HashSet<ImagePath>,
     contents: HashSet<ImagePath>,
+    alone: HashSet<ImagePath>,
 }
 
 impl Exclusions {
@@ -33,9 +34,20 @@ impl Exclusions {
         self
     }
 
+    /// Excludes a path, but not what is below it: a directory that had to stay
+    /// where the image has something else.
+    #[must_use]
+    pub fn with_only(mut self, path: ImagePath) -> Self {
+        self.alone.insert(path);
+        self
+    }
+
     /// Whether a path is excluded, by itself or through a directory above it.
     #[must_use]
     pub fn covers(&self, path: &ImagePath) -> bool {
+        if self.alone.contains(path) {
+            return true;
+        }
         if self.whole.is_empty() && self.contents.is_empty() {
             return false;
         }
@@ -52,6 +64,7 @@ mod tests {
     fn coverage() {
         let path = |text: &str| ImagePath::parse(text.as_bytes()).unwrap();
         let exclusions = Exclusions::none().with(path("/proc")).with_contents_of(path("/data"));
+        let exclusions = exclusions.with_only(path("/var/run"));
         for (given, want) in [
             ("/", false),
             ("/proc", true),
@@ -59,6 +72,8 @@ mod tests {
             ("/processes", false),
             ("/data", false),
             ("/data/x", true),
+            ("/var/run", true),
+            ("/var/run/x", false),
         ] {
             assert_eq!(exclusions.covers(&path(given)), want, "{given}");
         }

@@ -171,6 +171,16 @@ impl Index {
         glance.matches(entry) && (entry.foreign || entry.seen.is_some_and(|seen| self.proves(seen)))
     }
 
+    /// Forgets every inode and ctime, so that the next walk compares all content.
+    pub fn distrust(&mut self) {
+        let paths: Vec<ImagePath> = self.iter().map(|(path, _)| path.clone()).collect();
+        for path in &paths {
+            if let Some(entry) = self.get_mut(path) {
+                entry.seen = None;
+            }
+        }
+    }
+
     /// Whether a change after [`Index::settle`] would have moved this ctime.
     fn proves(&self, seen: Seen) -> bool {
         self.settled.is_some_and(|settled| seen.ctime().plus_millis(TICK_MILLIS) < settled)
@@ -185,6 +195,18 @@ impl Index {
     /// [`Error::TooManyLinks`] after 40 links; [`Error::Path`] where the
     /// result is too long.
     pub fn resolve_parent(&self, path: &ImagePath) -> Result<ImagePath, Error> {
+        self.follow(path, false)
+    }
+
+    /// As [`Index::resolve_parent`], with the last component followed too.
+    ///
+    /// # Errors
+    /// As [`Index::resolve_parent`].
+    pub fn resolve(&self, path: &ImagePath) -> Result<ImagePath, Error> {
+        self.follow(path, true)
+    }
+
+    fn follow(&self, path: &ImagePath, last_too: bool) -> Result<ImagePath, Error> {
         let mut pending: Vec<Box<[u8]>> = path.components().rev().map(Box::from).collect();
         let mut here = ImagePath::root();
         let mut links = 0;
@@ -194,7 +216,8 @@ impl Index {
                 continue;
             }
             let next = here.join(&name).map_err(|why| Error::path(path, why))?;
-            let link = self.get(&next).filter(|_| !pending.is_empty()).map(|entry| &entry.kind);
+            let followed = last_too || !pending.is_empty();
+            let link = self.get(&next).filter(|_| followed).map(|entry| &entry.kind);
             let Some(Kind::Symlink { target }) = link else {
                 here = next;
                 continue;

@@ -63,6 +63,12 @@ impl Layer {
         &self.file
     }
 
+    /// The file alone, which is removed when the answer is dropped.
+    #[must_use]
+    pub fn into_temp_path(self) -> TempPath {
+        self.file
+    }
+
     /// Keeps the file, which is then the caller's to remove.
     ///
     /// # Errors

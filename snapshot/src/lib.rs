@@ -33,5 +33,5 @@ pub use error::Error;
 pub use exclusions::Exclusions;
 pub use index::Index;
 pub use layer::{Layer, Options, Sha256, pack};
-pub use observe::{Inode, Observed, observe};
+pub use observe::{Inode, Observed, belongs_to_image, observe};
 pub use path::{ImagePath, PathError};

@@ -254,8 +254,10 @@ fn through_proc(parent: BorrowedFd<'_>, name: &OsStr) -> PathBuf {
     Path::new("/proc/self/fd").join(parent.as_raw_fd().to_string()).join(name)
 }
 
-/// Labels of the host's security module and marks of its overlay are not.
-fn belongs_to_image(name: &[u8]) -> bool {
+/// Whether an extended attribute goes into a layer: labels of the host's
+/// security module and marks of its overlay do not.
+#[must_use]
+pub fn belongs_to_image(name: &[u8]) -> bool {
     !matches!(name, b"security.selinux" | b"security.ima" | b"security.evm")
         && !name.starts_with(b"trusted.overlay.")
         && !name.starts_with(b"user.overlay.")

@@ -305,7 +305,9 @@ fn network(what: &str, host: &str, error: reqwest::Error, known: bool) -> Failur
     let unreachable = error.is_connect() && !known;
     let why = answer::causes(&error.without_url());
     let certificate = is_certificate(&why);
-    let hint = if certificate {
+    let hint = if certificate && why.contains("fatal alert") {
+        Some("the registry wants a client certificate: give it with --registry-client-cert")
+    } else if certificate {
         Some("give its root with --registry-certificate, or use --skip-tls-verify")
     } else if why.contains("InvalidContentType") {
         Some("the server speaks plain HTTP: use --insecure, --insecure-pull or --insecure-registry")

@@ -144,3 +144,6 @@ impl Drop for Registry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

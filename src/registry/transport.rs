@@ -131,7 +131,8 @@ impl Transport {
         let answer = self.client(registry, purpose)?.get(url).send().await;
         let scheme = match answer {
             Ok(_) => Scheme::Https,
-            Err(error) if is_certificate(&causes(&error)) => Scheme::Https,
+            // What fails later than the handshake, or by an alert, does speak TLS.
+            Err(error) if !error.is_connect() || is_certificate(&causes(&error)) => Scheme::Https,
             Err(_) => Scheme::Http,
         };
         tracing::debug!(registry, scheme = scheme.text(), "chose a scheme");
@@ -147,7 +148,7 @@ impl std::fmt::Debug for Transport {
 
 /// Whether an error's text is about a certificate rather than about TLS as such.
 pub(crate) fn is_certificate(text: &str) -> bool {
-    text.contains("certificate") || text.contains("HandshakeFailure")
+    text.to_lowercase().contains("certificate") || text.contains("fatal alert")
 }
 
 fn base(scheme: Scheme, registry: &str) -> Result<Url, RegistryError> {

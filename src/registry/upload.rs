@@ -1,5 +1,6 @@
 //! Blobs into a repository: not at all if they are there, by mounting where
-//! that works, and else in one stream that is resumed where it broke.
+//! that works, and else in one stream, which is resumed where it broke, or sent
+//! anew in chunks to registries that forget what a broken stream brought.
 
 use std::io::SeekFrom;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use reqwest::header::{CONNECTION, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use reqwest::{Method, Response, StatusCode, Url};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -26,6 +27,9 @@ const READ: usize = 256 << 10;
 
 /// Blobs of up to this many bytes are sent in one request after the first.
 const SMALL: u64 = 1 << 20;
+
+/// The first size of chunks once a stream has broken, in bytes; they shrink from there.
+const CHUNK: u64 = 16 << 20;
 
 const OCTETS: &str = "application/octet-stream";
 
@@ -155,10 +159,10 @@ impl Upload<'_> {
     /// Uploads until it is there or the budget is spent; a session survives what it can.
     async fn send(&self, body: Body) -> Result<(), RegistryError> {
         let mut budget = self.client.budget();
-        let mut session = None;
+        let (mut session, mut chunk) = (None, None);
         loop {
             let before = session.as_ref().map_or(0, |it: &Session| it.offset);
-            let failure = match self.send_once(&body, &mut session).await {
+            let failure = match self.send_once(&body, &mut session, chunk).await {
                 Ok(()) => {
                     tracing::debug!(digest = %self.wanted.digest, "uploaded");
                     return Ok(());
@@ -170,23 +174,30 @@ impl Upload<'_> {
                 return Ok(()); // only the answer was lost
             }
             session = self.resume(session).await;
-            if session.as_ref().is_some_and(|it| it.offset > before) {
-                budget.progress();
+            match &session {
+                Some(session) if session.offset > before => budget.progress(),
+                // What broke is lost: smaller pieces are more likely to arrive.
+                Some(_) | None => chunk = Some(chunk.map_or(CHUNK, |it| it / 4).max(SMALL)),
             }
         }
     }
 
-    async fn send_once(&self, body: &Body, session: &mut Option<Session>) -> Result<(), Failure> {
+    /// One stream, or one request for each chunk where streams have broken.
+    async fn send_once(
+        &self,
+        body: &Body,
+        session: &mut Option<Session>,
+        chunk: Option<u64>,
+    ) -> Result<(), Failure> {
         let mut current = match session.take() {
             Some(session) => session,
             None => Session { url: self.begin().await?, offset: 0 },
         };
-        if current.offset < self.wanted.size && self.wanted.size > SMALL {
-            *session = Some(current.clone());
-            let response = self.patch(&current, body).await?;
-            current = Session { url: response, offset: self.wanted.size };
-        }
         *session = Some(current.clone());
+        while current.offset < self.wanted.size && self.wanted.size > SMALL {
+            current = self.patch(&current, body, chunk).await?;
+            *session = Some(current.clone());
+        }
         self.complete(&current, body).await
     }
 
@@ -200,19 +211,33 @@ impl Upload<'_> {
         }
     }
 
-    /// Streams the rest of the body; answers where the session goes on.
-    async fn patch(&self, session: &Session, body: &Body) -> Result<Url, Failure> {
+    /// Sends the next chunk, or all that is left; answers where the session goes on.
+    async fn patch(
+        &self,
+        session: &Session,
+        body: &Body,
+        chunk: Option<u64>,
+    ) -> Result<Session, Failure> {
+        let left = self.wanted.size - session.offset;
+        let length = chunk.map_or(left, |chunk| chunk.min(left));
         let mut request = self
             .request(Method::PATCH, session.url.clone())
-            .with_body(rest(body, session.offset))
+            .with_body(part(body, session.offset, length))
             .with_header(CONTENT_TYPE, OCTETS)?;
-        if session.offset > 0 {
-            let range = format!("{}-{}", session.offset, self.wanted.size - 1);
-            request = request.with_header(CONTENT_RANGE, &range)?;
+        let end = session.offset + length;
+        if length < self.wanted.size {
+            request =
+                request.with_header(CONTENT_RANGE, &format!("{}-{}", session.offset, end - 1))?;
+        }
+        if chunk.is_some() {
+            // A proxy that allows a connection so many bytes counts from the first again.
+            request = request.with_header(CONNECTION, "close")?;
         }
         let response = self.client.try_once(&request).await?;
         match response.status() {
-            status if status.is_success() => Ok(location(&self.what, response.url(), &response)?),
+            status if status.is_success() => {
+                Ok(Session { url: location(&self.what, response.url(), &response)?, offset: end })
+            }
             _ => Err(self.session_lost(&request, response).await),
         }
     }
@@ -223,7 +248,8 @@ impl Upload<'_> {
         url.query_pairs_mut().append_pair("digest", &self.wanted.digest.to_string());
         let mut request = self.request(Method::PUT, url);
         if session.offset < self.wanted.size {
-            request = request.with_body(rest(body, session.offset));
+            request =
+                request.with_body(part(body, session.offset, self.wanted.size - session.offset));
         }
         let request = request.with_header(CONTENT_TYPE, OCTETS)?;
         let response = self.client.try_once(&request).await?;
@@ -284,18 +310,17 @@ pub(crate) async fn cancel(client: &Client, begun: &Request<'_>, response: &Resp
     }
 }
 
-fn rest(body: &Body, from: u64) -> Body {
+/// `length` bytes of a body from `from` on.
+fn part(body: &Body, from: u64, length: u64) -> Body {
     match body {
         Body::Empty => Body::Empty,
         Body::Bytes(bytes) => {
-            let from = usize::try_from(from).unwrap_or(usize::MAX).min(bytes.len());
-            Body::Bytes(bytes.slice(from..))
+            let at = |offset| usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+            Body::Bytes(bytes.slice(at(from)..at(from + length)))
         }
-        Body::File { path, offset, length } => Body::File {
-            path: path.clone(),
-            offset: offset + from,
-            length: length.saturating_sub(from),
-        },
+        Body::File { path, offset, .. } => {
+            Body::File { path: path.clone(), offset: offset + from, length }
+        }
     }
 }
 

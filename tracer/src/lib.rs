@@ -19,13 +19,21 @@
 //! reaped, whatever became of it: late writes through a mapping do not move a
 //! file's times, so nothing may outlive the look at the tree.
 
+mod arch;
 mod command;
 mod error;
+mod filter;
 mod interrupt;
+mod names;
 mod outcome;
+mod record;
+mod report;
 mod run;
+mod start;
 mod sys;
+mod tracee;
 mod tracer;
+mod watch;
 
 pub use command::{CapSet, Command, Credentials, IdMap, IdMaps, Namespaces, Preparation, Setup};
 pub use error::{Errno, Error};

@@ -1,14 +1,321 @@
-//! One run, from fork to the last reaped process.
-use crate::{Command, Error, Interrupt, Outcome};
+//! One run, from fork to the last reaped process, on a thread of its own:
+//! ptrace(2) belongs to the thread that attached.
 
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread;
+
+use crate::error::{Errno, Error};
+use crate::interrupt::Enrolled;
+use crate::outcome::{Blindness, Outcome, Stats, Status, Touched};
+use crate::report::Report;
+use crate::start::{Pipes, Plan, keeper};
+use crate::sys::child::{self, StringArray};
+use crate::sys::trace::{self, Usage};
+use crate::watch::Watch;
+use crate::{Command, IdMaps, Interrupt, Namespaces, filter, sys};
+
+const CAP_SYS_PTRACE: u32 = 19;
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// Finds out whether a filter can be installed and its stops be seen.
 pub(crate) fn probe() -> Result<(), Error> {
-    Err(Error::NotAvailable { backend: "ptrace", why: "not built yet".to_owned() })
+    let command = Command::new(c"/".into(), Vec::new());
+    let unavailable =
+        |error: Error| Error::NotAvailable { backend: "ptrace", why: error.to_string() };
+    let ended = on_own_thread(|| Run::start(&command, true, true)?.finish(&Interrupt::new()));
+    let ended = ended.map_err(unavailable)?;
+    if ended.events == 1 && ended.status.success() {
+        return Ok(());
+    }
+    Err(unavailable(Error::Setup {
+        call: "mkdirat behind a seccomp filter".to_owned(),
+        errno: Errno(libc::ENOSYS),
+    }))
 }
 
+/// Runs a command, watched if that is wanted and takes nothing from it.
 pub(crate) fn run(
-    _traced: bool,
-    _command: &Command,
-    _interrupt: &Interrupt,
+    wanted: bool,
+    command: &Command,
+    interrupt: &Interrupt,
 ) -> Result<Outcome, Error> {
-    probe().and(Err(Error::KeeperLost))
+    let unwatchable = if wanted { what_watching_would_take(command) } else { None };
+    if let Some(why) = unwatchable {
+        tracing::debug!(why, "the command runs without a tracer");
+    }
+    let watched = wanted && unwatchable.is_none();
+    let ended = on_own_thread(|| {
+        if interrupt.is_triggered() {
+            return Err(Error::Interrupted);
+        }
+        Run::start(command, watched, false)?.finish(interrupt)
+    })?;
+    let touched = ended.touched.unwrap_or_else(|| {
+        Touched::Anything(unwatchable.map_or(Blindness::NotTraced, Blindness::Unwatchable))
+    });
+    Ok(Outcome { status: ended.status, touched, stats: ended.stats })
+}
+
+/// What a command would lose under ptrace. Set-id programs gain nothing when
+/// the tracer lacks CAP_SYS_PTRACE, nor under no_new_privs, which a filter
+/// demands of those who lack CAP_SYS_ADMIN. Root has nothing to gain; in a user
+/// namespace of ours, both capabilities are there.
+fn what_watching_would_take(command: &Command) -> Option<&'static str> {
+    let uid = match &command.credentials {
+        Some(credentials) => credentials.uid,
+        None => rustix::process::geteuid().as_raw(),
+    };
+    if uid == 0 || command.namespaces.user.is_some() {
+        return None;
+    }
+    let held = sys::effective_capabilities().unwrap_or(0);
+    let is_held = |number: u32| held & (1 << number) != 0;
+    if is_held(CAP_SYS_ADMIN) && is_held(CAP_SYS_PTRACE) {
+        return None;
+    }
+    Some("set-id programs of a user other than root would not work under ptrace here")
+}
+
+fn on_own_thread<T: Send>(body: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    thread::scope(|scope| {
+        let body = || {
+            sys::block_signals();
+            body()
+        };
+        let thread = thread::Builder::new().name("tracer".to_owned()).spawn_scoped(scope, body);
+        let thread = thread.map_err(|error| Error::Call {
+            call: "clone".to_owned(),
+            errno: Errno(error.raw_os_error().unwrap_or(0)),
+        })?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// A command whose first process exists.
+struct Run<'a> {
+    command: &'a Command,
+    watched: bool,
+    /// Our child: the main process itself, or its keeper.
+    child: i32,
+    /// The child's or, once known, the main process's descriptor.
+    main_fd: OwnedFd,
+    go: Option<OwnedFd>,
+    report: OwnedFd,
+}
+
+/// A command of which no process is left.
+struct Ended {
+    status: Status,
+    touched: Option<Touched>,
+    stats: Stats,
+    events: u64,
+}
+
+/// What the wait for the end brought.
+struct Waited {
+    /// The raw status of our child.
+    status: i32,
+    usage: Usage,
+    watch: Option<Watch>,
+}
+
+impl<'a> Run<'a> {
+    /// Starts the first process, which then waits to be let go.
+    fn start(command: &'a Command, watched: bool, probing: bool) -> Result<Run<'a>, Error> {
+        let plan = Plan {
+            command,
+            argv: StringArray::new(&command.argv),
+            envp: StringArray::new(&command.envp),
+            streams: streams(command)?,
+            filter: watched.then(filter::program),
+            probing,
+        };
+        let pipes = Pipes { go: pipe()?, report: pipe()? };
+        let flags = clone_flags(&command.namespaces);
+        let cloned = if needs_keeper(command) {
+            child::clone(0, &mut || keeper(&plan, flags, &pipes))
+        } else {
+            child::clone(flags, &mut || plan.main_process(&pipes))
+        };
+        let (child, main_fd) = cloned.map_err(|errno| call("clone", errno))?;
+        let Pipes { go: (_, go), report: (report, _) } = pipes;
+        Ok(Run { command, watched, child, main_fd, go: Some(go), report })
+    }
+
+    /// Lets it go, watches it, and waits until everything is gone.
+    fn finish(mut self, interrupt: &Interrupt) -> Result<Ended, Error> {
+        let attached = self.attach();
+        let (watch, enrolled) = match attached {
+            Ok((watch, pidfd)) => (Ok(watch), pidfd.map(|pidfd| interrupt.enroll(pidfd))),
+            Err(error) => (Err(error), None),
+        };
+        if watch.is_ok() {
+            self.let_go();
+        }
+        // Without a word, the main process ends where it is.
+        self.go = None;
+        let (watch, error) = match watch {
+            Ok(watch) => (watch, None),
+            Err(error) => (None, Some(error)),
+        };
+        let waited = self.wait(watch);
+        drop::<Option<Enrolled<'_>>>(enrolled);
+        let ended = self.conclude(waited?);
+        match error {
+            _ if interrupt.is_triggered() => Err(Error::Interrupted),
+            Some(error) => Err(error),
+            None => ended,
+        }
+    }
+
+    /// Learns the main process's id, maps its ids and attaches to it.
+    fn attach(&mut self) -> Result<(Option<Watch>, Option<OwnedFd>), Error> {
+        let main = self.main_process()?;
+        if let Some(maps) = &self.command.namespaces.user {
+            write_id_maps(main, maps)?;
+        }
+        let watch = match self.watched {
+            true => {
+                let in_pid_namespace = self.command.namespaces.pid;
+                Some(Watch::attach(main, in_pid_namespace, self.command.event_budget)?)
+            }
+            false => None,
+        };
+        let pidfd = self.main_fd.try_clone().map_err(|error| call_io("dup", &error))?;
+        Ok((watch, Some(pidfd)))
+    }
+
+    fn main_process(&mut self) -> Result<i32, Error> {
+        if !needs_keeper(self.command) {
+            return Ok(self.child);
+        }
+        match Report::receive(self.report.as_fd()) {
+            Some(Report::Started(main)) => {
+                self.main_fd = sys::pidfd_open(main).map_err(|errno| call("pidfd_open", errno))?;
+                Ok(main)
+            }
+            Some(Report::Refused(stage, errno)) => Err(stage.error(errno, self.command)),
+            Some(Report::Ended(_)) | None => Err(Error::KeeperLost),
+        }
+    }
+
+    fn let_go(&self) {
+        if let Some(go) = &self.go {
+            child::write(go.as_fd(), b"!");
+        }
+    }
+
+    /// Waits until there is no child and no tracee left. A refusal on the way
+    /// does not end the wait: it kills the main process, and the rest with it.
+    fn wait(&self, mut watch: Option<Watch>) -> Result<Waited, Error> {
+        let mut end = None;
+        let mut refusal = None;
+        while let Some(change) = trace::wait().map_err(|errno| call("wait4", errno))? {
+            let is_stop = libc::WIFSTOPPED(change.status);
+            if change.pid == self.child && !is_stop {
+                end = Some((change.status, change.usage));
+            }
+            let answer = watch.as_mut().map_or(Ok(()), |watch| watch.handle(&change));
+            if let Err(error) = answer {
+                sys::kill_by_pidfd(&self.main_fd);
+                child::kill(change.pid);
+                refusal.get_or_insert(error);
+            }
+        }
+        match (refusal, end) {
+            (Some(error), _) => Err(error),
+            (None, Some((status, usage))) => Ok(Waited { status, usage, watch }),
+            (None, None) => Err(Error::KeeperLost),
+        }
+    }
+
+    /// Puts the reports and the child's end together.
+    fn conclude(&self, waited: Waited) -> Result<Ended, Error> {
+        let mut end = (!needs_keeper(self.command)).then_some(waited.status);
+        while let Some(report) = Report::receive(self.report.as_fd()) {
+            match report {
+                Report::Refused(stage, errno) => return Err(stage.error(errno, self.command)),
+                Report::Ended(status) => end = Some(status),
+                Report::Started(_) => {}
+            }
+        }
+        let status = end.map(status_of).ok_or(Error::KeeperLost)?;
+        let events = waited.watch.as_ref().map_or(0, Watch::events);
+        let (touched, mut stats) = match waited.watch.map(Watch::finish) {
+            Some((touched, stats)) => (Some(touched), stats),
+            None => (None, Stats::default()),
+        };
+        stats.cpu = waited.usage.cpu;
+        stats.max_rss = waited.usage.max_rss;
+        Ok(Ended { status, touched, stats, events })
+    }
+}
+
+/// A main process that is PID 1 takes everything with it; any other needs
+/// somebody who does that.
+fn needs_keeper(command: &Command) -> bool {
+    !command.namespaces.pid
+}
+
+fn status_of(raw: i32) -> Status {
+    if libc::WIFEXITED(raw) {
+        Status::Exited(libc::WEXITSTATUS(raw))
+    } else {
+        Status::Signaled(libc::WTERMSIG(raw), libc::WCOREDUMP(raw))
+    }
+}
+
+fn clone_flags(namespaces: &Namespaces) -> i32 {
+    [
+        (namespaces.mount, libc::CLONE_NEWNS),
+        (namespaces.pid, libc::CLONE_NEWPID),
+        (namespaces.user.is_some(), libc::CLONE_NEWUSER),
+        (namespaces.ipc, libc::CLONE_NEWIPC),
+        (namespaces.uts, libc::CLONE_NEWUTS),
+        (namespaces.net, libc::CLONE_NEWNET),
+        (namespaces.cgroup, libc::CLONE_NEWCGROUP),
+    ]
+    .into_iter()
+    .fold(0, |flags, (wanted, flag)| if wanted { flags | flag } else { flags })
+}
+
+/// Standard input, output and error, none of them among 0, 1 and 2.
+fn streams(command: &Command) -> Result<[OwnedFd; 3], Error> {
+    let null = || sys::open(c"/dev/null", libc::O_RDWR);
+    let input = null().map_err(|errno| call("open(\"/dev/null\")", errno))?;
+    let output = |stream: &Option<OwnedFd>| match stream {
+        Some(fd) => sys::duplicate(fd).map_err(|errno| call("fcntl(F_DUPFD_CLOEXEC)", errno)),
+        None => null().map_err(|errno| call("open(\"/dev/null\")", errno)),
+    };
+    Ok([input, output(&command.stdout)?, output(&command.stderr)?])
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
+    sys::pipe().map_err(|errno| call("pipe2", errno))
+}
+
+/// Writes the maps as user_namespaces(7) demands: who is not root gives up
+/// setgroups before mapping groups.
+fn write_id_maps(pid: i32, maps: &IdMaps) -> Result<(), Error> {
+    let write = |file: &str, text: String| {
+        let path = format!("/proc/{pid}/{file}");
+        std::fs::write(&path, text).map_err(|error| call_io(&format!("write({path:?})"), &error))
+    };
+    if !rustix::process::geteuid().is_root() {
+        write("setgroups", "deny".to_owned())?;
+    }
+    let lines = |maps: &[crate::IdMap]| {
+        maps.iter().map(|m| format!("{} {} {}\n", m.inside, m.outside, m.count)).collect()
+    };
+    write("gid_map", lines(&maps.gids))?;
+    write("uid_map", lines(&maps.uids))
+}
+
+fn call(call: &str, errno: Errno) -> Error {
+    Error::Call { call: call.to_owned(), errno }
+}
+
+fn call_io(name: &str, error: &io::Error) -> Error {
+    call(name, Errno(error.raw_os_error().unwrap_or(0)))
 }

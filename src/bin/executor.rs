@@ -1,0 +1,5 @@
+//! `executor`: builds a container image from a Dockerfile, without a daemon.
+
+fn main() {
+    std::process::exit(kaniko::cli::main());
+}

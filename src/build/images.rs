@@ -1,0 +1,147 @@
+//! Where images come from: registries and named contexts. Nothing is asked for twice.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use tracer::Interrupt;
+
+use super::registry_failure;
+use crate::image::{Blob, BlobFile, Digest, Image, ImageLayer, Platform, Reference, from_layout};
+use crate::plan::BaseImages;
+use crate::registry::{PendingBlob, Registry};
+use crate::report::Failure;
+
+/// `--build-context NAME=…`, by name in lower case.
+pub type NamedContexts = BTreeMap<String, NamedContext>;
+
+/// A further context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamedContext {
+    /// Files to copy from.
+    Dir(PathBuf),
+    /// An image in an OCI layout on this machine.
+    Layout {
+        /// The layout.
+        dir: PathBuf,
+        /// A tag or digest in it.
+        name: Option<String>,
+    },
+    /// An image in a registry.
+    Image(Reference),
+}
+
+/// The images of a build.
+pub(super) struct Images<'a> {
+    registry: &'a Registry,
+    contexts: &'a NamedContexts,
+    interrupt: &'a Interrupt,
+    known: RefCell<HashMap<(String, String), Image>>,
+    pending: RefCell<HashMap<Digest, PendingBlob>>,
+    fetched: RefCell<HashMap<Digest, BlobFile>>,
+}
+
+impl<'a> Images<'a> {
+    pub(super) fn new(
+        registry: &'a Registry,
+        contexts: &'a NamedContexts,
+        interrupt: &'a Interrupt,
+    ) -> Self {
+        Self {
+            registry,
+            contexts,
+            interrupt,
+            known: RefCell::default(),
+            pending: RefCell::default(),
+            fetched: RefCell::default(),
+        }
+    }
+
+    pub(super) fn named(&self, name: &str) -> Option<&NamedContext> {
+        self.contexts.get(&name.to_lowercase())
+    }
+
+    /// Begins to download the layers of `image`, all at once; those on this machine are there.
+    pub(super) fn prefetch(&self, image: &Image, dir: &Path) {
+        for layer in image.layers() {
+            let digest = layer.descriptor.digest;
+            let known = self.pending.borrow().contains_key(&digest)
+                || self.fetched.borrow().contains_key(&digest);
+            if !known && matches!(layer.blob, Blob::Registry(_)) {
+                let pending = self.registry.fetch(layer, dir);
+                self.pending.borrow_mut().insert(digest, pending);
+            }
+        }
+    }
+
+    /// The bytes of a layer, verified.
+    pub(super) fn blob(&self, layer: &ImageLayer, dir: &Path) -> Result<BlobFile, Failure> {
+        let digest = layer.descriptor.digest;
+        if let Some(file) = self.fetched.borrow().get(&digest) {
+            return Ok(file.clone());
+        }
+        let pending = self.pending.borrow_mut().remove(&digest);
+        let pending = pending.unwrap_or_else(|| self.registry.fetch(layer, dir));
+        let file = pending.wait().map_err(|error| self.failed(&error))?;
+        self.fetched.borrow_mut().insert(digest, file.clone());
+        Ok(file)
+    }
+
+    /// Forgets downloaded bytes that nothing else holds on to.
+    pub(super) fn forget(&self, image: &Image) {
+        for layer in image.layers() {
+            self.fetched.borrow_mut().remove(&layer.descriptor.digest);
+        }
+    }
+
+    fn failed(&self, error: &crate::registry::RegistryError) -> Failure {
+        if self.interrupt.is_triggered() {
+            return Failure::new("interrupted");
+        }
+        registry_failure(error)
+    }
+
+    fn remember(
+        &self,
+        name: String,
+        platform: &Platform,
+        load: impl FnOnce() -> Result<Image, Failure>,
+    ) -> Result<Image, Failure> {
+        let key = (name, platform.to_string());
+        if let Some(image) = self.known.borrow().get(&key) {
+            return Ok(image.clone());
+        }
+        let image = load()?;
+        self.known.borrow_mut().insert(key, image.clone());
+        Ok(image)
+    }
+}
+
+impl BaseImages for Images<'_> {
+    fn image(&self, reference: &Reference, platform: &Platform) -> Result<Image, Failure> {
+        self.remember(reference.to_string(), platform, || {
+            tracing::info!("Retrieving image manifest {reference}");
+            self.registry.pull(reference, platform).map_err(|error| self.failed(&error))
+        })
+    }
+
+    fn context_image(&self, name: &str, platform: &Platform) -> Result<Option<Image>, Failure> {
+        match self.named(name) {
+            None | Some(NamedContext::Dir(_)) => Ok(None),
+            Some(NamedContext::Image(reference)) => self.image(reference, platform).map(Some),
+            Some(NamedContext::Layout { dir, name: tag }) => {
+                let load = || {
+                    from_layout(dir, tag.as_deref(), platform).map_err(|error| {
+                        let doing = format!("could not read the build context {name:?}");
+                        Failure::new(doing).because(error).hint("see --build-context")
+                    })
+                };
+                self.remember(format!("context {name}"), platform, load).map(Some)
+            }
+        }
+    }
+
+    fn has_context(&self, name: &str) -> bool {
+        self.named(name).is_some()
+    }
+}

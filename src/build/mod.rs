@@ -1,0 +1,228 @@
+//! The build: a fold over the stages of the plan, and over the steps of a stage.
+//!
+//! ```text
+//! Order → Context → Dockerfile → Plan → for each stage: for each step
+//!                                           Image ← Layer ← Difference ← Suspects
+//!       → sinks and registries
+//! ```
+//!
+//! Everything up to the plan is a value; the root file system changes in
+//! [`stage`] only. What a build makes on disk lies in one directory of its own
+//! and goes with it.
+
+mod images;
+mod publish;
+mod stage;
+mod tree;
+mod work;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use tracer::{Interrupt, Tracer};
+
+use crate::context::{Context, ContextSource};
+use crate::dockerfile::Dockerfile;
+use crate::image::{Platform, Reference};
+use crate::plan::{Arguments, Plan, PlanError, plan};
+use crate::registry::{Registry, RegistryError, Settings};
+use crate::report::{ExitStatus, Explain as _, Failure};
+use crate::rootfs::{self, Chosen};
+
+use images::Images;
+pub use images::{NamedContext, NamedContexts};
+pub use publish::{Built, Outputs};
+use stage::{Builder, Stages};
+use work::WorkDir;
+
+/// What is to be built, and how.
+#[derive(Debug)]
+pub struct Order {
+    /// Where the files are.
+    pub context: ContextSource,
+    /// The Dockerfile, as given.
+    pub dockerfile: String,
+    /// The directory that relative paths start from.
+    pub here: PathBuf,
+    /// Further contexts, by name.
+    pub contexts: NamedContexts,
+    /// `--build-arg`.
+    pub build_args: BTreeMap<String, String>,
+    /// `--target`.
+    pub target: Option<String>,
+    /// The platform that is built for.
+    pub platform: Platform,
+    /// How to talk to registries.
+    pub registry: Settings,
+    /// Where the result goes.
+    pub outputs: Outputs,
+    /// How RUN steps are watched.
+    pub watch: Watch,
+    /// Where they run.
+    pub isolation: rootfs::Choice,
+    /// Go on in place without a container.
+    pub force: bool,
+    /// The directory to work in; made if it is missing.
+    pub kaniko_dir: PathBuf,
+    /// Directories of the executor itself, to be left alone in place.
+    pub own_dirs: Vec<PathBuf>,
+    /// Wipe the container's root at the end.
+    pub cleanup: bool,
+    /// The time that goes into config and history, RFC 3339.
+    pub created: String,
+}
+
+/// Who watches a RUN step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    /// A tracer; what it names is compared.
+    Trace {
+        /// Which.
+        tracer: tracer::Choice,
+        /// Whether the walk is asked as well.
+        verify: Verify,
+    },
+    /// Nobody; the tree is walked after each step.
+    Walk(SnapshotMode),
+}
+
+/// `--verify-snapshot`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// The tracer is believed.
+    Off,
+    /// What it missed is told, and packed.
+    Warn,
+    /// What it missed ends the build.
+    Fail,
+}
+
+/// `--snapshot-mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotMode {
+    /// All content is read and compared.
+    Full,
+    /// Content is read where inode, ctime, size, mode or owner differ.
+    Redo,
+    /// As `Redo`: comparing times alone misses changes.
+    Time,
+}
+
+/// Builds what is ordered, and gives it where it is wanted.
+///
+/// # Errors
+/// The first thing that went wrong; nothing was pushed then, and nothing is left on disk.
+pub fn build(order: &Order, interrupt: &Interrupt) -> Result<Built, Failure> {
+    let context = Context::open(&order.context, &order.dockerfile, &order.here)
+        .map_err(|error| Failure::new(error.to_string()).hint("see --context and --dockerfile"))?;
+    let dockerfile = parse(&context)?;
+    let registry =
+        Registry::new(order.registry.clone()).map_err(|error| registry_failure(&error))?;
+    let registry = std::sync::Arc::new(registry);
+    let work = WorkDir::create(&order.kaniko_dir)?;
+    let result = run(order, interrupt, &context, &dockerfile, &registry, &work);
+    if interrupt.is_triggered() {
+        return Err(Failure::new("the build was interrupted").status(ExitStatus::of_signal(15)));
+    }
+    result
+}
+
+fn run(
+    order: &Order,
+    interrupt: &Interrupt,
+    context: &Context,
+    dockerfile: &Dockerfile,
+    registry: &Registry,
+    work: &WorkDir,
+) -> Result<Built, Failure> {
+    order.outputs.check(registry)?;
+    let images = Images::new(registry, &order.contexts, interrupt);
+    let arguments = Arguments::new(order.build_args.clone(), &Platform::host(), &order.platform);
+    let target = order.target.as_deref();
+    let plan = plan(dockerfile, target, &arguments, &order.platform, &images)
+        .map_err(|error| plan_failure(error, dockerfile))?;
+    for name in &plan.unused_arguments {
+        tracing::warn!("build argument {name} was given, but nothing declares it");
+    }
+    let chosen = choose(order, work, &plan)?;
+    let tracer = tracer(order.watch)?;
+    let builder = Builder {
+        order,
+        context,
+        dockerfile,
+        arguments: &arguments,
+        globals: &plan.globals,
+        registry,
+        images: &images,
+        isolation: chosen.isolation,
+        tracer: &tracer,
+        interrupt,
+        work,
+    };
+    let mut stages = Stages::new(&builder, &plan)?;
+    let image = stages.build_all()?;
+    let built = order.outputs.publish(&image, registry, stages.into_uploads(), &images, work)?;
+    if order.cleanup {
+        builder.clean_up()?;
+    }
+    Ok(built)
+}
+
+fn parse(context: &Context) -> Result<Dockerfile, Failure> {
+    crate::dockerfile::parse(&context.dockerfile_name, &context.dockerfile).map_err(|error| {
+        let place = format!("{}:{}", context.dockerfile_name, error.line());
+        Failure::new(error.message().to_owned()).at(place).excerpt(error.render(false))
+    })
+}
+
+fn plan_failure(error: PlanError, dockerfile: &Dockerfile) -> Failure {
+    match error {
+        PlanError::NoBase { file, line, failure } => failure.at(format!("{file}:{line}")),
+        other => {
+            let _ = dockerfile;
+            Failure::new(other.to_string())
+        }
+    }
+}
+
+/// Which isolation, told at `info` with the reason. A build without steps that run anything needs
+/// none, but it still decides where the tree is.
+fn choose(order: &Order, work: &WorkDir, _: &Plan<'_>) -> Result<Chosen, Failure> {
+    let chosen = rootfs::choose(order.isolation, order.force, work.path())
+        .map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
+    tracing::info!("Isolation: {} ({})", chosen.isolation, chosen.why);
+    Ok(chosen)
+}
+
+fn tracer(watch: Watch) -> Result<Tracer, Failure> {
+    let choice = match watch {
+        Watch::Trace { tracer, .. } => tracer,
+        Watch::Walk(_) => tracer::Choice::Off,
+    };
+    let tracer =
+        Tracer::probe(choice).could_not(|| "watch RUN steps".to_owned()).map_err(|failure| {
+            failure.hint("use --run-tracer=auto, or =off to walk the file system after each step")
+        })?;
+    tracing::info!("RUN steps: {}", tracer.describe());
+    Ok(tracer)
+}
+
+/// A registry's failure with its hint.
+pub(crate) fn registry_failure(error: &RegistryError) -> Failure {
+    let failure = Failure::new(error.to_string());
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+/// The destinations' repositories, each once.
+pub(crate) fn repositories(destinations: &[Reference]) -> Vec<crate::image::Repository> {
+    let mut found: Vec<crate::image::Repository> = Vec::new();
+    for reference in destinations {
+        if !found.contains(reference.repository()) {
+            found.push(reference.repository().clone());
+        }
+    }
+    found
+}

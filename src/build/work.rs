@@ -1,0 +1,72 @@
+//! The one directory in which a build leaves things, and which goes with it.
+
+use std::path::{Path, PathBuf};
+
+use crate::report::{Explain as _, Failure};
+
+/// A new directory below the executor's, removed when this is dropped.
+#[derive(Debug)]
+pub(super) struct WorkDir {
+    dir: tempfile::TempDir,
+}
+
+impl WorkDir {
+    /// Makes it below `kaniko_dir`, which is made too if it is missing.
+    pub(super) fn create(kaniko_dir: &Path) -> Result<Self, Failure> {
+        let doing = || format!("make a working directory in {}", kaniko_dir.display());
+        let hint = "give a writable directory with --kaniko-dir";
+        std::fs::create_dir_all(kaniko_dir).could_not(doing).map_err(|f| f.hint(hint))?;
+        let dir = tempfile::Builder::new()
+            .prefix("build-")
+            .tempdir_in(kaniko_dir)
+            .could_not(doing)
+            .map_err(|failure| failure.hint(hint))?;
+        let work = Self { dir };
+        for sub in ["layers", "blobs", "stages", "scratch"] {
+            std::fs::create_dir(work.path().join(sub)).could_not(doing)?;
+        }
+        work.name_service()?;
+        Ok(work)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Where packed layers lie until they are pushed.
+    pub(super) fn layers(&self) -> PathBuf {
+        self.path().join("layers")
+    }
+
+    /// Where downloaded blobs lie until they are unpacked.
+    pub(super) fn blobs(&self) -> PathBuf {
+        self.path().join("blobs")
+    }
+
+    /// Files that steps see.
+    pub(super) fn scratch(&self) -> PathBuf {
+        self.path().join("scratch")
+    }
+
+    /// A new directory for the root of a stage or of an image.
+    pub(super) fn root(&self, name: &str) -> Result<PathBuf, Failure> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let path = self.path().join("stages").join(name).join("root");
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&path)
+            .could_not(|| format!("make {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Copies of the machine's name service files, so that a step cannot write to the real ones.
+    fn name_service(&self) -> Result<(), Failure> {
+        for name in ["resolv.conf", "hosts"] {
+            let text = std::fs::read(Path::new("/etc").join(name)).unwrap_or_default();
+            let copy = self.scratch().join(name);
+            std::fs::write(&copy, text).could_not(|| format!("write {}", copy.display()))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,255 @@
+//! What can be typed. Names, short forms and defaults are kaniko's.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use super::gobool::GoBool;
+use crate::report::{LogFormat, Verbosity};
+
+/// Builds a container image from a Dockerfile, without a daemon, and pushes it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "executor",
+    version,
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    args_override_self = true,
+    args_conflicts_with_subcommands = true,
+    max_term_width = 100,
+    help_template = "{about-with-newline}\n{usage-heading} {usage}\n\n{all-args}{after-help}"
+)]
+pub(super) struct Flags {
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+
+    /// Path of the Dockerfile: below the current directory, or below the context.
+    #[arg(short = 'f', long, value_name = "PATH", default_value = "Dockerfile")]
+    pub(super) dockerfile: String,
+
+    /// The build context: a directory, plain or as dir://PATH.
+    #[arg(short = 'c', long, value_name = "DIR", default_value = "/workspace/")]
+    pub(super) context: String,
+
+    /// A further context for FROM, COPY --from and RUN --mount: NAME=DIR,
+    /// NAME=oci-layout://DIR[:TAG|@DIGEST] or NAME=docker-image://REFERENCE.
+    #[arg(long, value_name = "NAME=SOURCE", action = clap::ArgAction::Append)]
+    pub(super) build_context: Vec<String>,
+
+    /// Where to push the image; repeat for several.
+    #[arg(short = 'd', long, value_name = "REFERENCE", action = clap::ArgAction::Append)]
+    pub(super) destination: Vec<String>,
+
+    /// Sets a build argument: NAME=VALUE, or NAME to take it from the environment.
+    #[arg(long, value_name = "NAME[=VALUE]", action = clap::ArgAction::Append)]
+    pub(super) build_arg: Vec<String>,
+
+    /// The stage to build, by name or number; the last one if not given.
+    #[arg(long, value_name = "STAGE")]
+    pub(super) target: Option<String>,
+
+    /// The platform of base images and of the result: OS/ARCH[/VARIANT].
+    #[arg(long, alias = "customPlatform", value_name = "PLATFORM")]
+    pub(super) custom_platform: Option<String>,
+
+    /// Builds, but pushes nothing.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) no_push: Option<GoBool>,
+
+    /// Also writes the image as a `docker save` archive to this file.
+    #[arg(long, alias = "tarPath", value_name = "FILE")]
+    pub(super) tar_path: Option<PathBuf>,
+
+    /// Also writes the image as an OCI layout to this directory.
+    #[arg(long, value_name = "DIR")]
+    pub(super) oci_layout_path: Option<PathBuf>,
+
+    /// Writes the digest of the image to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(super) digest_file: Option<PathBuf>,
+
+    /// Pushes by plain HTTP.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(super) insecure: GoBool,
+
+    /// Pulls by plain HTTP.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(super) insecure_pull: GoBool,
+
+    /// Speaks plain HTTP with this registry; repeat for several.
+    #[arg(long, value_name = "HOST", action = clap::ArgAction::Append)]
+    pub(super) insecure_registry: Vec<String>,
+
+    /// Does not verify the certificates of registries.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(super) skip_tls_verify: GoBool,
+
+    /// A certificate authority for one registry: HOST=FILE (PEM); repeat for several.
+    #[arg(long, value_name = "HOST=FILE", action = clap::ArgAction::Append)]
+    pub(super) registry_certificate: Vec<String>,
+
+    /// Traces RUN steps and looks only at what they touched; =false walks the
+    /// file system after each step instead.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) use_new_run: Option<GoBool>,
+
+    /// Who watches a RUN step: auto, ptrace, inotify, fanotify, off.
+    #[arg(long, value_name = "TRACER")]
+    pub(super) run_tracer: Option<String>,
+
+    /// Walks after each RUN and compares: full, redo or time. Turns tracing off.
+    #[arg(long, alias = "snapshotMode", value_name = "MODE")]
+    pub(super) snapshot_mode: Option<String>,
+
+    /// Walks after each traced RUN as well: fail ends the build where the walk
+    /// found more than the trace, warn tells it and takes what the walk found.
+    #[arg(
+        long,
+        value_name = "off|warn|fail",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "off",
+        default_missing_value = "fail"
+    )]
+    pub(super) verify_snapshot: String,
+
+    /// Where steps run: namespace (a root directory of its own), in-place (the
+    /// container's own root, as kaniko does) or auto.
+    #[arg(long, value_name = "auto|namespace|in-place", default_value = "auto")]
+    pub(super) isolation: String,
+
+    /// Builds in place although no container was detected. Dangerous.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(super) force: GoBool,
+
+    /// The working directory of the executor [default: /kaniko in a container,
+    /// else a directory below the system's temporary one].
+    #[arg(long, env = "KANIKO_DIR", value_name = "DIR")]
+    pub(super) kaniko_dir: Option<PathBuf>,
+
+    /// Deletes the built file system at the end (in-place; elsewhere it always is).
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(super) cleanup: GoBool,
+
+    /// Which log lines to show: panic, fatal, error, warn, info, debug, trace.
+    #[arg(short = 'v', long, value_name = "LEVEL", default_value = "info")]
+    pub(super) verbosity: Verbosity,
+
+    /// The form of log lines: text, color, json.
+    #[arg(long, value_name = "FORMAT", default_value = "color")]
+    pub(super) log_format: LogFormat,
+
+    /// Full times in log lines.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(super) log_timestamp: GoBool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Prints the version.
+    Version,
+}
+
+/// Flags of kaniko that this version refuses, with what to use meanwhile.
+pub(super) const NOT_YET: &[&str] = &[
+    "annotation",
+    "bucket",
+    "cache",
+    "cache-copy-layers",
+    "cache-dir",
+    "cache-repo",
+    "cache-run-layers",
+    "cache-ttl",
+    "compressed-caching",
+    "compression",
+    "compression-level",
+    "context-sub-path",
+    "credential-helpers",
+    "dryrun",
+    "force-build-metadata",
+    "git",
+    "ignore-path",
+    "ignore-var-run",
+    "image-download-retry",
+    "image-format",
+    "image-fs-extract-retry",
+    "image-name-tag-with-digest-file",
+    "image-name-with-digest-file",
+    "label",
+    "materialize",
+    "no-push-cache",
+    "pre-cleanup",
+    "preserve-context",
+    "push-ignore-immutable-tag-errors",
+    "push-retry",
+    "registry-client-cert",
+    "registry-map",
+    "registry-mirror",
+    "reproducible",
+    "secret",
+    "single-snapshot",
+    "skip-default-registry-fallback",
+    "skip-push-permission-check",
+    "skip-tls-verify-pull",
+    "skip-tls-verify-registry",
+    "skip-unused-stages",
+    "whitelist-var-run",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &str) -> Result<Flags, clap::Error> {
+        Flags::try_parse_from(std::iter::once("executor").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_command_is_well_formed() {
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn booleans_are_gos() {
+        for (line, want) in [
+            ("", None),
+            ("--no-push", Some(true)),
+            ("--no-push=false", Some(false)),
+            ("--no-push --no-push=F", Some(false)),
+            ("--no-push=1", Some(true)),
+        ] {
+            let flags = parse(line).expect(line);
+            assert_eq!(flags.no_push.map(|GoBool(value)| value), want, "{line}");
+        }
+        assert!(parse("--no-push=maybe").is_err());
+    }
+
+    #[test]
+    fn both_spellings_and_short_forms() {
+        let flags = parse("--tarPath=/t --snapshotMode redo -d a -d b -f F -c /c -v=debug")
+            .expect("known flags");
+        assert_eq!(flags.tar_path, Some(PathBuf::from("/t")));
+        assert_eq!(flags.snapshot_mode.as_deref(), Some("redo"));
+        assert_eq!(flags.destination, ["a", "b"]);
+        assert_eq!((flags.dockerfile.as_str(), flags.context.as_str()), ("F", "/c"));
+    }
+
+    #[test]
+    fn an_unknown_flag_names_its_neighbour() {
+        let message = parse("--desination=x").expect_err("misspelt").to_string();
+        assert!(message.contains("--destination"), "{message}");
+    }
+
+    #[test]
+    fn no_flag_is_both_known_and_refused() {
+        let command = Flags::command();
+        for name in NOT_YET {
+            let known = command.get_arguments().any(|arg| {
+                arg.get_long() == Some(name)
+                    || arg.get_all_aliases().is_some_and(|aliases| aliases.contains(name))
+            });
+            assert!(!known, "{name}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! From the arguments of the process to its exit status.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracer::Interrupt;
+
+use super::config::{Surroundings, order};
+use super::flags::{Command, Flags, NOT_YET};
+use crate::build::build;
+use crate::report::{ExitStatus, Explain as _, Failure, LogSettings, install};
+
+/// After a signal a build has this long to end by itself.
+const GRACE: Duration = Duration::from_secs(4);
+
+/// Runs the executor; answers its exit status.
+pub fn main() -> i32 {
+    let flags = match Flags::try_parse() {
+        Ok(flags) => flags,
+        Err(error) => return refuse(&error),
+    };
+    if let Some(Command::Version) = flags.command {
+        let line = format!("Kaniko version :  {}\n", env!("CARGO_PKG_VERSION"));
+        return i32::from(std::io::stdout().write_all(line.as_bytes()).is_err());
+    }
+    install(LogSettings {
+        verbosity: flags.verbosity,
+        format: flags.log_format,
+        timestamps: flags.log_timestamp.0,
+    });
+    match execute(&flags) {
+        Ok(()) => 0,
+        Err(failure) => {
+            tell(&format!("{failure}\n"));
+            failure.exit_status().code()
+        }
+    }
+}
+
+fn execute(flags: &Flags) -> Result<(), Failure> {
+    harden();
+    let interrupt = Interrupt::new();
+    let signalled = listen(&interrupt)?;
+    let around = Surroundings::take()?;
+    let order = order(flags, &around)?;
+    let built = build(&order, &interrupt);
+    match signalled.get() {
+        None => built.map(drop),
+        Some(signal) => Err(Failure::new(format!("ended by signal {signal}, nothing was pushed"))
+            .status(ExitStatus::of_signal(*signal))),
+    }
+}
+
+/// What a step must not learn: this process holds credentials. Files get the modes they are given,
+/// and many may be open.
+fn harden() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit};
+    if let Err(errno) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(
+            "steps may read the memory of this process: prctl(PR_SET_DUMPABLE): {errno}"
+        );
+    }
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(errno) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::debug!("setrlimit(RLIMIT_NOFILE): {errno}");
+    }
+}
+
+type Signalled = std::sync::Arc<std::sync::OnceLock<i32>>;
+
+/// The first SIGTERM or SIGINT ends the build, the second or the end of the grace period the process.
+fn listen(interrupt: &Interrupt) -> Result<Signalled, Failure> {
+    let doing = || "handle signals".to_owned();
+    let mut signals = Signals::new([SIGTERM, SIGINT]).could_not(doing)?;
+    let signalled = Signalled::default();
+    let (first, interrupt) = (signalled.clone(), interrupt.clone());
+    let listen = move || {
+        for signal in signals.forever() {
+            if first.set(signal).is_err() {
+                std::process::exit(ExitStatus::of_signal(signal).code());
+            }
+            tell(&format!("signal {signal}: ending the build\n"));
+            interrupt.trigger();
+            std::thread::spawn(move || {
+                std::thread::park_timeout(GRACE);
+                std::process::exit(ExitStatus::of_signal(signal).code());
+            });
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(listen).could_not(doing)?;
+    Ok(signalled)
+}
+
+/// Help goes to standard output; a wrong flag ends with 1, as in kaniko.
+fn refuse(error: &clap::Error) -> i32 {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let _ = error.print();
+            0
+        }
+        _ => {
+            tell(&not_yet(error).unwrap_or_else(|| error.to_string()));
+            1
+        }
+    }
+}
+
+/// A flag that kaniko has and this version has not says so, instead of being "unexpected".
+fn not_yet(error: &clap::Error) -> Option<String> {
+    use clap::error::{ContextKind, ContextValue};
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let name = argument.trim_start_matches('-').split('=').next()?;
+    NOT_YET.contains(&name).then(|| {
+        format!("error: --{name} is a flag of kaniko that this version does not have yet\n")
+    })
+}
+
+fn tell(text: &str) {
+    // Nobody reads it when this fails.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}

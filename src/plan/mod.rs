@@ -1,0 +1,15 @@
+//! What is going to be built: a value, computed without touching the root file system.
+//!
+//! [`stages`] chooses the stages that the target needs and says what each is
+//! based on; [`Scope`] and [`step`] turn an instruction, at its point of the
+//! build, into a [`Step`] in which nothing is left to expand.
+
+mod scope;
+mod stages;
+mod step;
+
+pub use scope::{Arguments, Scope};
+pub use stages::{Base, BaseImages, Origin, Plan, PlanError, PlannedStage, plan};
+pub use step::{
+    Action, AddStep, CopySource, CopyStep, RunStep, Step, StepError, StepErrorKind, step,
+};

@@ -1,0 +1,199 @@
+//! The variables an instruction can see.
+//!
+//! `ARG` and `ENV` share one namespace in which the later declaration wins,
+//! as in Docker's current frontend; an `ARG` without a value leaves an `ENV`
+//! of its name alone.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use crate::dockerfile::{Arg, ExpandError, Located, Variables};
+use crate::image::Platform;
+
+/// Arguments that may be given without being declared, and that are seen by RUN only.
+const PROXIES: [&str; 10] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
+/// What was given with `--build-arg`, and what the builder defines itself.
+#[derive(Debug, Clone, Default)]
+pub struct Arguments {
+    given: BTreeMap<String, String>,
+    platform: BTreeMap<String, String>,
+}
+
+impl Arguments {
+    /// `given` are the build arguments; `build` is the platform that builds, `target` the one
+    /// built for.
+    pub fn new(given: BTreeMap<String, String>, build: &Platform, target: &Platform) -> Self {
+        let mut defined = BTreeMap::new();
+        for (prefix, platform) in [("BUILD", build), ("TARGET", target)] {
+            let variant = platform.variant.clone().unwrap_or_default();
+            defined.insert(format!("{prefix}PLATFORM"), platform.to_string());
+            defined.insert(format!("{prefix}OS"), platform.os.clone());
+            defined.insert(format!("{prefix}ARCH"), platform.architecture.clone());
+            defined.insert(format!("{prefix}VARIANT"), variant);
+        }
+        Self { given, platform: defined }
+    }
+
+    /// Names the stage that is built (`TARGETSTAGE`).
+    #[must_use]
+    pub fn for_stage(mut self, name: &str) -> Self {
+        self.platform.insert("TARGETSTAGE".to_owned(), name.to_owned());
+        self
+    }
+
+    /// Evaluates the `ARG`s before the first `FROM`.
+    ///
+    /// # Errors
+    /// A default that cannot be expanded, with the line of its `ARG`.
+    pub fn globals(
+        &self,
+        declared: &[Located<Arg>],
+        escape: char,
+    ) -> Result<BTreeMap<String, String>, (usize, ExpandError)> {
+        let mut globals = self.platform.clone();
+        for arg in declared {
+            for item in &arg.node.items {
+                let at = |error| (arg.line, error);
+                let name = item.name.expand(&globals, escape).map_err(at)?;
+                let default = item.value.as_ref().map(|word| word.expand(&globals, escape));
+                let default = default.transpose().map_err(at)?;
+                if let Some(value) = self.given.get(&name).cloned().or(default) {
+                    globals.insert(name, value);
+                }
+            }
+        }
+        Ok(globals)
+    }
+
+    /// The given arguments that nobody declared and nobody predefines.
+    pub fn given(&self) -> &BTreeMap<String, String> {
+        &self.given
+    }
+}
+
+/// The variables at one point of a stage.
+#[derive(Debug, Clone, Default)]
+pub struct Scope {
+    /// In the order of first declaration.
+    variables: Vec<(String, String)>,
+    /// Declared arguments with their values, for the history of RUN.
+    arguments: Vec<(String, Option<String>)>,
+    globals: BTreeMap<String, String>,
+    given: BTreeMap<String, String>,
+}
+
+impl Scope {
+    /// The start of a stage whose base image has the environment `env` (`NAME=value`).
+    pub fn new(arguments: &Arguments, globals: &BTreeMap<String, String>, env: &[String]) -> Self {
+        let split = |pair: &String| match pair.split_once('=') {
+            Some((name, value)) => (name.to_owned(), value.to_owned()),
+            None => (pair.clone(), String::new()),
+        };
+        Self {
+            variables: env.iter().map(split).collect(),
+            arguments: Vec::new(),
+            globals: globals.clone(),
+            given: arguments.given.clone(),
+        }
+    }
+
+    /// `ENV name=value`.
+    pub fn set(&mut self, name: &str, value: &str) {
+        match self.variables.iter_mut().find(|(known, _)| known == name) {
+            Some((_, old)) => value.clone_into(old),
+            None => self.variables.push((name.to_owned(), value.to_owned())),
+        }
+    }
+
+    /// `ARG name[=default]`: the value it gets, if any.
+    pub fn declare(&mut self, name: &str, default: Option<String>) -> Option<String> {
+        let inherited = || self.globals.get(name).cloned();
+        let value = self.given.get(name).cloned().or(default).or_else(inherited);
+        if let Some(value) = &value {
+            self.set(name, value);
+        }
+        self.arguments.push((name.to_owned(), value.clone()));
+        value
+    }
+
+    /// The declared arguments, in order, for the `|n` part of a RUN's history.
+    pub fn arguments(&self) -> &[(String, Option<String>)] {
+        &self.arguments
+    }
+
+    /// The environment of a RUN: everything declared, and proxies that were given.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let mut environment = self.variables.clone();
+        for name in PROXIES {
+            let declared = environment.iter().any(|(known, _)| known == name);
+            if let (Some(value), false) = (self.given.get(name), declared) {
+                environment.push((name.to_owned(), value.clone()));
+            }
+        }
+        environment
+    }
+}
+
+impl Variables for Scope {
+    fn value(&self, name: &str) -> Option<Cow<'_, str>> {
+        let found = self.variables.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| Cow::Borrowed(value.as_str()))
+    }
+}
+
+/// Whether an argument needs no declaration.
+pub(super) fn is_predefined(name: &str) -> bool {
+    PROXIES.contains(&name)
+        || name.starts_with("BUILDKIT_")
+        || name.starts_with("BUILDPLATFORM")
+        || matches!(name, "SOURCE_DATE_EPOCH")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(given: &[(&str, &str)]) -> Arguments {
+        let platform = Platform::new("linux", "amd64", None);
+        let given = given.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        Arguments::new(given, &platform, &platform)
+    }
+
+    #[test]
+    fn the_later_declaration_wins_and_an_empty_arg_leaves_an_env_alone() {
+        let arguments = arguments(&[("GIVEN", "g"), ("http_proxy", "p")]);
+        let mut scope = Scope::new(&arguments, &BTreeMap::new(), &["A=image".to_owned()]);
+        assert_eq!(scope.declare("A", None), None);
+        assert_eq!(scope.value("A").as_deref(), Some("image"));
+        scope.declare("A", Some("arg".to_owned()));
+        assert_eq!(scope.value("A").as_deref(), Some("arg"));
+        scope.set("A", "env");
+        assert_eq!(scope.value("A").as_deref(), Some("env"));
+        assert_eq!(scope.declare("GIVEN", Some("default".to_owned())).as_deref(), Some("g"));
+        assert_eq!(scope.value("http_proxy"), None);
+        let run = scope.environment();
+        assert!(run.contains(&("http_proxy".to_owned(), "p".to_owned())), "{run:?}");
+    }
+
+    #[test]
+    fn platforms_are_global_and_need_a_declaration_in_a_stage() {
+        let arguments = arguments(&[]);
+        let globals = arguments.globals(&[], '\\').expect("no defaults");
+        assert_eq!(globals["TARGETPLATFORM"], "linux/amd64");
+        let mut scope = Scope::new(&arguments, &globals, &[]);
+        assert_eq!(scope.value("TARGETARCH"), None);
+        assert_eq!(scope.declare("TARGETARCH", None).as_deref(), Some("amd64"));
+    }
+}

@@ -1,0 +1,521 @@
+//! One instruction, at its point of a stage: what it does, with nothing left to expand.
+
+use snapshot::ImagePath;
+use thiserror::Error;
+
+use super::scope::Scope;
+use super::stages::{BaseImages, Origin, resolve_origin};
+use crate::dockerfile::ports::{PortError, exposed};
+use crate::dockerfile::{
+    Add, CommandLine, Copy, Dockerfile, ExpandError, Expose, Healthcheck, Instruction, Located,
+    Network, Program, Run, Security, Source, Span, Transfer, Word, expand_body, history,
+};
+use crate::image::{Healthcheck as HealthcheckConfig, ImageConfig};
+
+/// An instruction that is ready to be carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Its first line.
+    pub line: usize,
+    /// Its text, for the log.
+    pub text: String,
+    /// Its line in the history; `ONBUILD` has none.
+    pub created_by: Option<String>,
+    /// What has to be done.
+    pub action: Action,
+}
+
+/// What a step does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing but changing the configuration: no layer.
+    Configure,
+    /// Runs a command.
+    Run(RunStep),
+    /// Copies files.
+    Copy(CopyStep),
+    /// Makes a directory.
+    Workdir(ImagePath),
+}
+
+/// A command and what it sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunStep {
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// Declared variables and arguments, in order.
+    pub env: Vec<(String, String)>,
+    /// `USER`, empty for root.
+    pub user: String,
+    /// The working directory, absolute.
+    pub dir: String,
+    /// `--network=none`.
+    pub network_none: bool,
+    /// A script to put into [`crate::dockerfile::SCRIPT_DIR`]: name and content.
+    pub script: Option<(String, String)>,
+}
+
+/// Files to copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyStep {
+    /// Where from.
+    pub from: Origin,
+    /// What, in order.
+    pub sources: Vec<CopySource>,
+    /// Where to: absolute, with a trailing slash for a directory.
+    pub dest: String,
+    /// `--chown`.
+    pub chown: Option<String>,
+    /// `--chmod`.
+    pub chmod: Option<String>,
+    /// `--exclude`.
+    pub exclude: Vec<String>,
+    /// What only ADD has.
+    pub add: Option<AddStep>,
+}
+
+/// One source of a COPY.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopySource {
+    /// A path or pattern.
+    Path(String),
+    /// A file with this name and content.
+    Inline(String, String),
+}
+
+/// The options of ADD.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddStep {
+    /// Whether local archives are unpacked.
+    pub unpack: bool,
+}
+
+/// An instruction that cannot be carried out, and where it says so.
+#[derive(Debug, Error)]
+#[error("{kind}")]
+pub struct StepError {
+    /// The line of the instruction.
+    pub line: usize,
+    /// The part of the Dockerfile that is wrong.
+    pub span: Span,
+    /// Why.
+    pub kind: StepErrorKind,
+}
+
+/// Why an instruction cannot be carried out.
+#[derive(Debug, Error)]
+pub enum StepErrorKind {
+    /// A word cannot be expanded.
+    #[error("{0}")]
+    Expand(#[from] ExpandError),
+    /// A port that is none.
+    #[error("{0}")]
+    Port(#[from] PortError),
+    /// A path that cannot be in an image.
+    #[error("{0}")]
+    Path(#[from] snapshot::PathError),
+    /// `--from` names nothing.
+    #[error("{0}")]
+    Origin(String),
+    /// A value that means nothing.
+    #[error("{0}")]
+    Value(String),
+    /// Something that this version does not do.
+    #[error("{0} is not supported by this version")]
+    Unsupported(&'static str),
+}
+
+/// Takes the instruction into the configuration and the scope, and tells what is to be done.
+///
+/// # Errors
+/// A word that cannot be expanded, or something that is not supported.
+pub fn step(
+    instruction: &Located<Instruction>,
+    stage: usize,
+    dockerfile: &Dockerfile,
+    images: &dyn BaseImages,
+    config: &mut ImageConfig,
+    scope: &mut Scope,
+    command_is_own: &mut bool,
+) -> Result<Step, StepError> {
+    let mut evaluator = Evaluator { stage, dockerfile, images, config, scope, command_is_own };
+    let done = evaluator.evaluate(&instruction.node);
+    let (action, created_by) =
+        done.map_err(|kind| StepError { line: instruction.line, span: instruction.span, kind })?;
+    let text = instruction.text.clone();
+    Ok(Step { line: instruction.line, text, created_by, action })
+}
+
+struct Evaluator<'a> {
+    stage: usize,
+    dockerfile: &'a Dockerfile,
+    images: &'a dyn BaseImages,
+    config: &'a mut ImageConfig,
+    scope: &'a mut Scope,
+    /// Whether this stage has had a CMD, which its ENTRYPOINT then leaves alone.
+    command_is_own: &'a mut bool,
+}
+
+type Done = (Action, Option<String>);
+
+fn configured(created_by: String) -> Done {
+    (Action::Configure, Some(created_by))
+}
+
+impl Evaluator<'_> {
+    fn evaluate(&mut self, instruction: &Instruction) -> Result<Done, StepErrorKind> {
+        Ok(match instruction {
+            Instruction::Arg(arg) => self.arg(arg)?,
+            Instruction::Env(pairs) => {
+                let pairs = self.pairs(&pairs.items)?;
+                for (name, value) in &pairs {
+                    self.scope.set(name, value);
+                    set_env(&mut self.config.config.env, name, value);
+                }
+                configured(history::env(&pairs))
+            }
+            Instruction::Label(pairs) => {
+                let pairs = self.pairs(&pairs.items)?;
+                self.config.config.labels.extend(pairs.iter().cloned());
+                configured(history::label(&pairs))
+            }
+            Instruction::Maintainer(author) => {
+                self.config.author = Some(author.clone());
+                configured(history::maintainer(author))
+            }
+            Instruction::Run(run) => self.run(run)?,
+            Instruction::Cmd(command) => {
+                let argv = self.with_shell(command);
+                self.config.config.cmd = Some(argv.clone());
+                *self.command_is_own = true;
+                configured(history::cmd(&argv))
+            }
+            Instruction::Entrypoint(command) => {
+                let argv = self.with_shell(command);
+                self.config.config.entrypoint = Some(argv.clone());
+                if !*self.command_is_own {
+                    self.config.config.cmd = None;
+                }
+                configured(history::entrypoint(&argv))
+            }
+            Instruction::Shell(words) => {
+                self.config.config.shell.clone_from(words);
+                configured(history::shell(words))
+            }
+            Instruction::User(word) => {
+                let user = self.expand(word)?;
+                self.config.config.user.clone_from(&user);
+                configured(history::user(&user))
+            }
+            Instruction::Workdir(word) => self.workdir(word)?,
+            Instruction::Volume(volume) => {
+                let paths = self.expand_all(&volume.paths)?;
+                self.config.config.volumes.extend(paths.iter().cloned());
+                configured(history::volume(&paths))
+            }
+            Instruction::Expose(expose) => self.expose(expose)?,
+            Instruction::StopSignal(word) => {
+                let signal = self.expand(word)?;
+                self.config.config.stop_signal.clone_from(&signal);
+                configured(history::stop_signal(&signal))
+            }
+            Instruction::Healthcheck(check) => {
+                self.config.config.healthcheck = Some(healthcheck(check));
+                configured(history::healthcheck(check))
+            }
+            Instruction::Onbuild(onbuild) => {
+                self.config.config.on_build.push(onbuild.expression.clone());
+                (Action::Configure, None)
+            }
+            Instruction::Copy(copy) => self.copy(copy)?,
+            Instruction::Add(add) => self.add(add)?,
+        })
+    }
+
+    fn expand(&self, word: &Word) -> Result<String, ExpandError> {
+        word.expand(self.scope, self.dockerfile.escape())
+    }
+
+    fn expand_all(&self, words: &[Word]) -> Result<Vec<String>, ExpandError> {
+        words.iter().map(|word| self.expand(word)).collect()
+    }
+
+    /// All pairs of one instruction see the variables as they were before it.
+    fn pairs(
+        &self,
+        pairs: &[crate::dockerfile::Pair],
+    ) -> Result<Vec<(String, String)>, ExpandError> {
+        pairs.iter().map(|pair| Ok((self.expand(&pair.key)?, self.expand(&pair.value)?))).collect()
+    }
+
+    fn arg(&mut self, arg: &crate::dockerfile::Arg) -> Result<Done, ExpandError> {
+        let mut declared = Vec::new();
+        for item in &arg.items {
+            let name = self.expand(&item.name)?;
+            let default = item.value.as_ref().map(|word| self.expand(word)).transpose()?;
+            let value = self.scope.declare(&name, default);
+            declared.push((name, value));
+        }
+        Ok(configured(history::arg(&declared)))
+    }
+
+    /// The shell form gets the shell of the image before it.
+    fn with_shell(&self, command: &CommandLine) -> Vec<String> {
+        match command {
+            CommandLine::Exec(argv) => argv.clone(),
+            CommandLine::Shell(text) => {
+                let mut argv = self.shell();
+                argv.push(text.clone());
+                argv
+            }
+        }
+    }
+
+    fn shell(&self) -> Vec<String> {
+        match self.config.config.shell.as_slice() {
+            [] => vec!["/bin/sh".to_owned(), "-c".to_owned()],
+            shell => shell.to_vec(),
+        }
+    }
+
+    fn run(&mut self, run: &Run) -> Result<Done, StepErrorKind> {
+        if !run.mounts.is_empty() {
+            return Err(StepErrorKind::Unsupported("RUN --mount"));
+        }
+        if run.security == Security::Insecure {
+            return Err(StepErrorKind::Unsupported("RUN --security=insecure"));
+        }
+        if !run.devices.is_empty() {
+            return Err(StepErrorKind::Unsupported("RUN --device"));
+        }
+        let program = run.program();
+        let argv = program.argv(&self.shell());
+        let script = match &program {
+            Program::Script { name, body } => Some(((*name).to_owned(), body.to_string())),
+            Program::Exec(_) | Program::Shell(_) => None,
+        };
+        let env = self.scope.environment();
+        let known = |name: &String| env.iter().find(|(known, _)| known == name).cloned();
+        let arguments: Vec<(String, String)> =
+            self.scope.arguments().iter().filter_map(|(name, _)| known(name)).collect();
+        let created_by = history::run(&argv, &arguments);
+        let step = RunStep {
+            argv,
+            env,
+            user: self.config.config.user.clone(),
+            dir: working_dir(self.config),
+            network_none: run.network == Network::None,
+            script,
+        };
+        Ok((Action::Run(step), Some(created_by)))
+    }
+
+    fn workdir(&mut self, word: &Word) -> Result<Done, StepErrorKind> {
+        let written = self.expand(word)?;
+        let dir = absolute(&working_dir(self.config), &written);
+        self.config.config.working_dir.clone_from(&dir);
+        let path = ImagePath::parse(dir.as_bytes())?;
+        let created_by = Some(history::workdir(&dir));
+        if path.is_root() {
+            return Ok((Action::Configure, created_by));
+        }
+        Ok((Action::Workdir(path), created_by))
+    }
+
+    fn expose(&mut self, expose: &Expose) -> Result<Done, StepErrorKind> {
+        let escape = self.dockerfile.escape();
+        let mut words = Vec::new();
+        for word in expose.sorted() {
+            words.extend(word.expand_list(&*self.scope, escape)?);
+        }
+        let ports = exposed(&words)?;
+        self.config.config.exposed_ports.extend(ports.iter().cloned());
+        Ok(configured(history::expose(&words)))
+    }
+
+    fn copy(&mut self, copy: &Copy) -> Result<Done, StepErrorKind> {
+        if copy.parents {
+            return Err(StepErrorKind::Unsupported("COPY --parents"));
+        }
+        let from = match &copy.from {
+            None => Origin::Context,
+            Some(word) => resolve_origin(&word.text, self.stage, self.dockerfile, self.images)
+                .map_err(StepErrorKind::Origin)?,
+        };
+        let (step, told) = self.transfer(&copy.files, from, None)?;
+        let told = history::Transferred { parents: copy.parents, ..told };
+        Ok((Action::Copy(step), Some(history::copy(&told))))
+    }
+
+    fn add(&mut self, add: &Add) -> Result<Done, StepErrorKind> {
+        if add.checksum.is_some() {
+            return Err(StepErrorKind::Unsupported("ADD --checksum"));
+        }
+        if add.keep_git_dir.is_some() {
+            return Err(StepErrorKind::Unsupported("ADD --keep-git-dir"));
+        }
+        let options = AddStep { unpack: add.unpack.unwrap_or(true) };
+        let (step, told) = self.transfer(&add.files, Origin::Context, Some(options))?;
+        for source in &step.sources {
+            if let CopySource::Path(path) = source {
+                if is_remote(path) {
+                    return Err(StepErrorKind::Unsupported("ADD of a URL or Git repository"));
+                }
+            }
+        }
+        Ok((Action::Copy(step), Some(history::add(&told))))
+    }
+
+    fn transfer(
+        &self,
+        files: &Transfer,
+        from: Origin,
+        add: Option<AddStep>,
+    ) -> Result<(CopyStep, history::Transferred), StepErrorKind> {
+        let dest = self.expand(&files.dest)?;
+        let expand = |word: &Option<Word>| word.as_ref().map(|word| self.expand(word)).transpose();
+        let (chown, chmod) = (expand(&files.chown)?, expand(&files.chmod)?);
+        let mut sources = Vec::new();
+        for source in &files.sources {
+            sources.push(match source {
+                Source::Path(word) => CopySource::Path(self.expand(word)?),
+                Source::Heredoc { heredoc, .. } => {
+                    let body = heredoc.body();
+                    let body = if heredoc.expand {
+                        expand_body(&body, self.scope)?.text
+                    } else {
+                        body.into_owned()
+                    };
+                    CopySource::Inline(heredoc.name.clone(), body)
+                }
+            });
+        }
+        if sources.len() > 1 && !dest.ends_with('/') && !matches!(dest.as_str(), "." | "..") {
+            return Err(StepErrorKind::Value(format!(
+                "several sources need a destination that is a directory: write {dest}/"
+            )));
+        }
+        if files.link {
+            tracing::debug!("--link: the layer is made like any other, with the same content");
+        }
+        let told = transferred(&sources, &dest, chown.as_ref(), chmod.as_ref());
+        let dest = destination(&working_dir(self.config), &dest);
+        let exclude = files.exclude.iter().map(|word| word.text.clone()).collect();
+        Ok((CopyStep { from, sources, dest, chown, chmod, exclude, add }, told))
+    }
+}
+
+fn transferred(
+    sources: &[CopySource],
+    dest: &str,
+    chown: Option<&String>,
+    chmod: Option<&String>,
+) -> history::Transferred {
+    let mut told = history::Transferred {
+        dest: dest.to_owned(),
+        chown: chown.cloned(),
+        chmod: chmod.cloned(),
+        ..history::Transferred::default()
+    };
+    for source in sources {
+        match source {
+            CopySource::Path(path) => told.paths.push(path.clone()),
+            CopySource::Inline(name, _) => told.heredocs.push(name.clone()),
+        }
+    }
+    told
+}
+
+fn set_env(env: &mut Vec<String>, name: &str, value: &str) {
+    let pair = format!("{name}={value}");
+    let same = |known: &&mut String| known.split('=').next() == Some(name);
+    match env.iter_mut().find(same) {
+        Some(known) => *known = pair,
+        None => env.push(pair),
+    }
+}
+
+fn healthcheck(check: &Healthcheck) -> HealthcheckConfig {
+    let nanos =
+        |duration: std::time::Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
+    match check {
+        Healthcheck::None => {
+            HealthcheckConfig { test: vec!["NONE".to_owned()], ..HealthcheckConfig::default() }
+        }
+        Healthcheck::Cmd { command, timing } => HealthcheckConfig {
+            test: history::health_test(command),
+            interval: nanos(timing.interval),
+            timeout: nanos(timing.timeout),
+            start_period: nanos(timing.start_period),
+            start_interval: nanos(timing.start_interval),
+            retries: i64::from(timing.retries),
+            ..HealthcheckConfig::default()
+        },
+    }
+}
+
+fn working_dir(config: &ImageConfig) -> String {
+    match config.config.working_dir.as_str() {
+        "" => "/".to_owned(),
+        dir => absolute("/", dir),
+    }
+}
+
+/// `written` from `dir`, cleaned: `..` ends at the root.
+fn absolute(dir: &str, written: &str) -> String {
+    let whole =
+        if written.starts_with('/') { written.to_owned() } else { format!("{dir}/{written}") };
+    let mut parts: Vec<&str> = Vec::new();
+    for part in whole.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+/// As [`absolute`], with the slash at the end kept that says "directory".
+fn destination(dir: &str, written: &str) -> String {
+    let path = absolute(dir, written);
+    let is_dir = written.ends_with('/')
+        || matches!(written, "" | "." | "..")
+        || written.ends_with("/.")
+        || written.ends_with("/..");
+    if is_dir && path != "/" { format!("{path}/") } else { path }
+}
+
+fn is_remote(source: &str) -> bool {
+    ["http://", "https://", "git://", "ssh://"].iter().any(|scheme| source.starts_with(scheme))
+        || source.starts_with("git@")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_keep_their_slash() {
+        for (dir, written, want) in [
+            ("/", "x", "/x"),
+            ("/w", "x/", "/w/x/"),
+            ("/w", ".", "/w/"),
+            ("/w", "", "/w/"),
+            ("/w", "../y", "/y"),
+            ("/w", "/a//b/.", "/a/b/"),
+            ("/", ".", "/"),
+            ("/w", "../../..", "/"),
+        ] {
+            assert_eq!(destination(dir, written), want, "{dir} {written}");
+        }
+    }
+
+    #[test]
+    fn env_is_replaced_in_place() {
+        let mut env = vec!["A=1".to_owned(), "B=2".to_owned()];
+        set_env(&mut env, "A", "3");
+        set_env(&mut env, "C", "");
+        assert_eq!(env, ["A=3", "B=2", "C="]);
+    }
+}

@@ -1,0 +1,10 @@
+//! What a person reads: log lines while a build runs, and one message when it fails.
+//!
+//! Nothing in the library writes to the terminal by itself. Modules emit
+//! `tracing` events or return an error; this module decides how both look.
+
+mod failure;
+mod log;
+
+pub use failure::{ExitStatus, Explain, Failure};
+pub use log::{LogFormat, LogSettings, UnknownLogFormat, UnknownVerbosity, Verbosity, install};

@@ -1,0 +1,140 @@
+//! What is mounted over the root while a step runs, without a trace of it in a layer.
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use snapshot::{ImagePath, Index, Kind, Timestamp};
+
+use super::tree::Tree;
+
+/// The mounts of one step besides `/proc`, `/dev` and `/sys`.
+#[derive(Debug, Default)]
+pub struct MountPlan {
+    /// Files and directories shown inside.
+    pub binds: Vec<BindMount>,
+    /// File systems in memory.
+    pub tmpfs: Vec<TmpfsMount>,
+    /// A network namespace with nothing in it.
+    pub no_network: bool,
+}
+
+/// A file or directory of this machine, shown inside the root.
+#[derive(Debug)]
+pub struct BindMount {
+    /// Where it is on this machine.
+    pub source: PathBuf,
+    /// Where it is shown; without symbolic links.
+    pub target: ImagePath,
+    /// Whether it can be written through.
+    pub read_only: bool,
+}
+
+/// A file system in memory.
+#[derive(Debug)]
+pub struct TmpfsMount {
+    /// Where it is; without symbolic links.
+    pub target: ImagePath,
+    /// Options of tmpfs(5), may be empty.
+    pub options: String,
+}
+
+/// What a mount point has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// A directory.
+    Dir,
+    /// A regular file.
+    File,
+}
+
+/// Mount points that the image does not have: made before a step, gone after it, and the times of
+/// the directories they were made in put back.
+#[derive(Debug, Default)]
+pub struct MountPoints {
+    made: Vec<(ImagePath, Point)>,
+}
+
+impl MountPoints {
+    /// Makes sure that `path` can be mounted over. Returns where it really is, links resolved.
+    ///
+    /// # Errors
+    /// Something of another kind is there, or it cannot be made.
+    pub fn ensure(
+        &mut self,
+        tree: &Tree,
+        index: &Index,
+        path: &ImagePath,
+        point: Point,
+    ) -> io::Result<ImagePath> {
+        let place = index.resolve(path).map_err(io::Error::other)?;
+        match (index.get(&place).map(|entry| &entry.kind), point) {
+            (Some(Kind::Dir), Point::Dir) => return Ok(place),
+            (Some(Kind::Dir), Point::File) => return Err(io::ErrorKind::IsADirectory.into()),
+            (Some(_), Point::File) => return Ok(place),
+            (Some(_), Point::Dir) => return Err(io::ErrorKind::NotADirectory.into()),
+            (None, _) if place.is_root() || self.made.iter().any(|(made, _)| *made == place) => {
+                return Ok(place);
+            }
+            (None, _) => {}
+        }
+        if let Some(parent) = place.parent() {
+            self.ensure(tree, index, &parent, Point::Dir)?;
+        }
+        let before = time_of_parent(tree, &place)?;
+        match point {
+            Point::Dir => drop(tree.make_dir(&place, 0o755)?),
+            Point::File => drop(tree.create_file(&place)?),
+        }
+        self.made.push((place.clone(), point));
+        restore(tree, &place, before)?;
+        Ok(place)
+    }
+
+    /// Removes what [`MountPoints::ensure`] made, unless the step put something into it.
+    ///
+    /// # Errors
+    /// A directory's time cannot be read or set.
+    pub fn remove(&mut self, tree: &Tree) -> io::Result<()> {
+        for (path, point) in self.made.drain(..).rev() {
+            let Ok(before) = time_of_parent(tree, &path) else { continue };
+            let kept = match point {
+                Point::Dir => tree.remove_empty(&path).is_err(),
+                // A mount point cannot be written to, renamed or removed while it is mounted over.
+                Point::File => tree.remove_empty(&path).is_err(),
+            };
+            if !kept {
+                restore(tree, &path, before)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn time_of_parent(tree: &Tree, path: &ImagePath) -> io::Result<Timestamp> {
+    use std::os::fd::AsFd as _;
+    let parent = path.parent().unwrap_or_else(ImagePath::root);
+    let dir = tree.dir(&parent)?;
+    let seen = rustix::fs::fstat(dir.as_fd())?;
+    let nanos = u32::try_from(seen.st_mtime_nsec).unwrap_or(0);
+    Ok(Timestamp::new(seen.st_mtime, nanos))
+}
+
+fn restore(tree: &Tree, path: &ImagePath, before: Timestamp) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => tree.set_mtime(&parent, before),
+        None => Ok(()),
+    }
+}
+
+/// A path for a system call. Paths of this program come from arguments and directory listings and
+/// hold no NUL.
+pub(super) fn c_path(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_bytes()).unwrap_or_default()
+}
+
+/// A constant or formatted text for a system call.
+pub(super) fn text(text: &str) -> CString {
+    CString::new(text).unwrap_or_default()
+}

@@ -1,0 +1,14 @@
+//! The steps of a build that do something: run a command, copy files, make a directory.
+//!
+//! Each answers what it may have changed; comparing and packing come after it.
+
+mod chmod;
+mod copy;
+mod output;
+mod run;
+mod workdir;
+
+pub use chmod::{BadMode, Chmod};
+pub use copy::{Copier, CopyError, CopyRules, Found, SourceTree};
+pub use run::{Ran, RunError, Runner, run};
+pub use workdir::{WorkdirError, make_workdir};

@@ -1,0 +1,242 @@
+//! RUN: one command in the root file system, watched.
+
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::io;
+use std::path::Path;
+
+use snapshot::{ImagePath, Suspects};
+use thiserror::Error;
+use tracer::{Command, Credentials, Interrupt, Outcome, Touched, TouchedSet, Tracer};
+
+use super::output::{Stream, pass_on};
+use crate::plan::RunStep;
+use crate::rootfs::{BindMount, Identity, Isolation, MountPlan, MountPoints, Point, Rootfs, enter};
+
+/// The search path of an image that sets none, as Docker has it.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why a command could not be run.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// It was run, or watched, in vain.
+    #[error(transparent)]
+    Tracer(#[from] tracer::Error),
+    /// A text of the step cannot be given to a program.
+    #[error("the command, its environment or its directory holds a NUL byte")]
+    Nul,
+    /// The exec form without a word.
+    #[error("there is nothing to run: the command is empty")]
+    Empty,
+    /// The surroundings of the step cannot be set up.
+    #[error("could not prepare {what}: {source}")]
+    Prepare {
+        /// What was being set up.
+        what: String,
+        /// What the call answered.
+        source: io::Error,
+    },
+}
+
+/// What every RUN of a build shares.
+#[derive(Debug)]
+pub struct Runner<'a> {
+    /// Who watches.
+    pub tracer: &'a Tracer,
+    /// Where steps run.
+    pub isolation: Isolation,
+    /// Ends the step from another thread.
+    pub interrupt: &'a Interrupt,
+    /// A directory with `resolv.conf` and `hosts` for steps, and room for scripts.
+    pub scratch: &'a Path,
+    /// Events after which a walk is cheaper, for a tree of this many entries.
+    pub event_budget: fn(usize) -> Option<u64>,
+}
+
+/// A command that ended.
+#[derive(Debug)]
+pub struct Ran {
+    /// How it ended, and what watching it took.
+    pub outcome: Outcome,
+    /// Where it may have changed something.
+    pub suspects: Suspects,
+}
+
+/// Runs a step to its end: when this returns, none of its processes is left.
+///
+/// # Errors
+/// The command could not be started or watched. A command that fails is no error.
+pub fn run(
+    runner: &Runner<'_>,
+    rootfs: &Rootfs,
+    step: &RunStep,
+    who: &Identity,
+) -> Result<Ran, RunError> {
+    let mut points = MountPoints::default();
+    let ran = prepare(runner, rootfs, step, who, &mut points)
+        .and_then(|mut command| execute(runner, &mut command));
+    let removed = points.remove(rootfs.tree());
+    let outcome = ran?;
+    removed.map_err(|source| RunError::Prepare { what: "mount points again".into(), source })?;
+    let suspects = suspects(&outcome.touched);
+    Ok(Ran { outcome, suspects })
+}
+
+fn execute(runner: &Runner<'_>, command: &mut Command) -> Result<Outcome, RunError> {
+    let pipes = |source| RunError::Prepare { what: "pipes".to_owned(), source };
+    let (stdout, out) = pass_on(Stream::Out).map_err(pipes)?;
+    let (stderr, err) = pass_on(Stream::Err).map_err(pipes)?;
+    (command.stdout, command.stderr) = (Some(stdout), Some(stderr));
+    let outcome = runner.tracer.run(command, runner.interrupt);
+    // The readers see the end only when the last writer is gone.
+    (command.stdout, command.stderr) = (None, None);
+    for thread in [out, err] {
+        if thread.join().is_err() {
+            tracing::debug!("a thread that passes output on has panicked");
+        }
+    }
+    Ok(outcome?)
+}
+
+fn prepare(
+    runner: &Runner<'_>,
+    rootfs: &Rootfs,
+    step: &RunStep,
+    who: &Identity,
+    points: &mut MountPoints,
+) -> Result<Command, RunError> {
+    let environment = environment(step, who);
+    let argv: Vec<CString> =
+        step.argv.iter().map(|word| nul_free(word)).collect::<Result<_, _>>()?;
+    let name = step.argv.first().filter(|name| !name.is_empty()).ok_or(RunError::Empty)?;
+    let mut command = Command::new(nul_free(name)?, argv);
+    command.programs = programs(name, &environment)?;
+    let pair = |(name, value): &(String, String)| nul_free(&format!("{name}={value}"));
+    command.envp = environment.iter().map(pair).collect::<Result<_, _>>()?;
+    command.cwd = nul_free(&step.dir)?;
+    command.credentials =
+        Some(Credentials { uid: who.uid, gid: who.gid, groups: who.groups.clone() });
+    command.event_budget = (runner.event_budget)(rootfs.index().len());
+    let mounts = mounts(runner, rootfs, step, points)?;
+    if runner.isolation == Isolation::InPlace && step.network_none {
+        let source = io::Error::other("it needs namespaces; build with --isolation=namespace");
+        return Err(RunError::Prepare { what: "RUN --network=none".to_owned(), source });
+    }
+    enter(&mut command, runner.isolation, rootfs.tree().path(), &mounts);
+    Ok(command)
+}
+
+/// `HOME` is that of the user unless the image says otherwise.
+fn environment(step: &RunStep, who: &Identity) -> Vec<(String, String)> {
+    let mut environment = step.env.clone();
+    let mut default = |name: &str, value: &str| {
+        if !environment.iter().any(|(known, _)| known == name) {
+            environment.push((name.to_owned(), value.to_owned()));
+        }
+    };
+    default("PATH", DEFAULT_PATH);
+    default("HOME", &who.home);
+    environment
+}
+
+/// Where a program may be: as given if it has a slash, else in each directory of `PATH`.
+fn programs(name: &str, environment: &[(String, String)]) -> Result<Vec<CString>, RunError> {
+    if name.contains('/') {
+        return Ok(vec![nul_free(name)?]);
+    }
+    let path = environment.iter().find(|(known, _)| known == "PATH").map(|(_, path)| path.as_str());
+    path.unwrap_or(DEFAULT_PATH)
+        .split(':')
+        .map(|dir| if dir.is_empty() { "." } else { dir })
+        .map(|dir| nul_free(&format!("{}/{name}", dir.trim_end_matches('/'))))
+        .collect()
+}
+
+/// In a namespace: name service files, kernel file systems, the script of a here-document.
+fn mounts(
+    runner: &Runner<'_>,
+    rootfs: &Rootfs,
+    step: &RunStep,
+    points: &mut MountPoints,
+) -> Result<MountPlan, RunError> {
+    let mut plan = MountPlan { no_network: step.network_none, ..MountPlan::default() };
+    if runner.isolation == Isolation::InPlace {
+        return Ok(plan);
+    }
+    let mut ensure = |path: &str, point| {
+        let failed = |source| RunError::Prepare { what: format!("the mount point {path}"), source };
+        let wanted = ImagePath::parse(path.as_bytes()).map_err(|error| {
+            failed(io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))
+        })?;
+        points.ensure(rootfs.tree(), rootfs.index(), &wanted, point).map_err(failed)
+    };
+    for dir in ["/proc", "/dev", "/sys"] {
+        ensure(dir, Point::Dir)?;
+    }
+    for (path, file) in [("/etc/resolv.conf", "resolv.conf"), ("/etc/hosts", "hosts")] {
+        plan.binds.push(BindMount {
+            source: runner.scratch.join(file),
+            target: ensure(path, Point::File)?,
+            read_only: false,
+        });
+    }
+    Ok(plan)
+}
+
+fn nul_free(text: &str) -> Result<CString, RunError> {
+    CString::new(text).map_err(|_| RunError::Nul)
+}
+
+/// What the tracer names, as paths of the image.
+fn suspects(touched: &Touched) -> Suspects {
+    let Touched::Only(TouchedSet { paths, trees }) = touched else { return Suspects::Everything };
+    let parse = |names: &BTreeSet<Vec<u8>>| -> Option<Vec<ImagePath>> {
+        names.iter().map(|name| ImagePath::parse(name).ok()).collect()
+    };
+    // A name that no image can hold: the walk will say which.
+    let (Some(paths), Some(trees)) = (parse(paths), parse(trees)) else {
+        return Suspects::Everything;
+    };
+    Suspects::Only { paths, trees }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(env: &[(&str, &str)]) -> RunStep {
+        let env = env.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        RunStep {
+            argv: vec!["ls".to_owned()],
+            env,
+            user: String::new(),
+            dir: "/".to_owned(),
+            network_none: false,
+            script: None,
+        }
+    }
+
+    #[test]
+    fn home_and_path_are_defaults_only() {
+        let who = Identity { home: "/home/app".to_owned(), ..Identity::root() };
+        let value = |env: &[(&str, &str)], name: &str| {
+            let environment = environment(&step(env), &who);
+            environment.into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
+        };
+        assert_eq!(value(&[], "HOME").as_deref(), Some("/home/app"));
+        assert_eq!(value(&[("HOME", "/x")], "HOME").as_deref(), Some("/x"));
+        assert_eq!(value(&[], "PATH").as_deref(), Some(DEFAULT_PATH));
+    }
+
+    #[test]
+    fn programs_are_searched_in_the_images_path() {
+        let environment = [("PATH".to_owned(), "/a::/b/".to_owned())];
+        let found = |name: &str| {
+            let found = programs(name, &environment).expect("no NUL");
+            found.iter().map(|path| path.to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(found("x"), ["/a/x", "./x", "/b/x"]);
+        assert_eq!(found("./x"), ["./x"]);
+        assert_eq!(found("/x/y"), ["/x/y"]);
+    }
+}

@@ -1,0 +1,237 @@
+//! What can be read of a stopped process: its memory, its links in /proc.
+//!
+//! A process that changed its user, or that made itself unreadable, refuses a
+//! tracer that lacks CAP_SYS_PTRACE. For the first, the links are read with
+//! the ids of the process; for the second, see `watch`.
+
+use std::ffi::CString;
+use std::fmt::Write as _;
+
+use rustix::fs::{AtFlags, CWD};
+
+use crate::error::Errno;
+use crate::sys::{ActingAs, trace};
+
+/// Longest path the kernel takes, its terminating zero included.
+const PATH_MAX: usize = 4096;
+
+/// Why something of a tracee could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The process is gone: the call it was stopped at will not happen.
+    Gone,
+    /// What the call was given is not there; the kernel will refuse it too.
+    Bad,
+    /// The process may not be read.
+    Locked(Errno),
+    /// Something else.
+    Other(Errno),
+}
+
+impl Refusal {
+    fn of(errno: Errno) -> Refusal {
+        match errno.0 {
+            libc::ESRCH => Refusal::Gone,
+            libc::ENOENT | libc::EBADF | libc::EFAULT => Refusal::Bad,
+            libc::EPERM | libc::EACCES | libc::EIO => Refusal::Locked(errno),
+            _ => Refusal::Other(errno),
+        }
+    }
+}
+
+/// A thread that is stopped, so that what is read of it holds until it goes
+/// on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tracee {
+    tid: i32,
+}
+
+impl Tracee {
+    pub(crate) fn new(tid: i32) -> Tracee {
+        Tracee { tid }
+    }
+
+    /// The string at `address`, without its zero.
+    pub(crate) fn string(self, address: u64) -> Result<Vec<u8>, Refusal> {
+        let mut text = Vec::new();
+        let mut chunk = [0; 256];
+        while text.len() < PATH_MAX {
+            let at = address.wrapping_add(text.len() as u64);
+            let piece = &mut chunk[..within_page(at, 256)];
+            let count = self.read(at, piece)?;
+            match piece[..count].iter().position(|byte| *byte == 0) {
+                Some(end) => {
+                    text.extend_from_slice(&piece[..end]);
+                    return Ok(text);
+                }
+                None if count == 0 => return Err(Refusal::Bad),
+                None => text.extend_from_slice(&piece[..count]),
+            }
+        }
+        Err(Refusal::Bad) // ENAMETOOLONG
+    }
+
+    /// Fills `into` from `address`, across pages.
+    pub(crate) fn bytes(self, address: u64, into: &mut [u8]) -> Result<(), Refusal> {
+        let mut done = 0;
+        while done < into.len() {
+            let at = address.wrapping_add(done as u64);
+            let end = (done + within_page(at, into.len())).min(into.len());
+            match self.read(at, &mut into[done..end])? {
+                0 => return Err(Refusal::Bad),
+                count => done += count,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads within one page, word by word where the quick way is refused.
+    fn read(self, address: u64, into: &mut [u8]) -> Result<usize, Refusal> {
+        match trace::read_memory(self.tid, address, into) {
+            Ok(count) => Ok(count),
+            Err(Errno(libc::EPERM | libc::ENOSYS)) => self.peek(address, into),
+            Err(errno) => Err(Refusal::of(errno)),
+        }
+    }
+
+    fn peek(self, address: u64, into: &mut [u8]) -> Result<usize, Refusal> {
+        let aligned = address & !7;
+        let skip = usize::from((address & 7) as u8);
+        let word = trace::peek(self.tid, aligned).map_err(Refusal::of)?.to_ne_bytes();
+        let piece = &word[skip..];
+        let count = piece.len().min(into.len());
+        into[..count].copy_from_slice(&piece[..count]);
+        Ok(count)
+    }
+
+    /// The target of `/proc/TID/cwd`.
+    pub(crate) fn cwd(self) -> Result<Vec<u8>, Refusal> {
+        self.link("cwd")
+    }
+
+    /// The target of `/proc/TID/root`.
+    pub(crate) fn root(self) -> Result<Vec<u8>, Refusal> {
+        self.link("root")
+    }
+
+    /// The target of `/proc/TID/fd/N`.
+    pub(crate) fn descriptor(self, fd: i32) -> Result<Vec<u8>, Refusal> {
+        self.link(&descriptor(fd))
+    }
+
+    /// How many names the file behind a descriptor has, and which file it is.
+    pub(crate) fn identity(self, fd: i32) -> Result<Identity, Refusal> {
+        let path = self.proc(&descriptor(fd));
+        self.as_owner(|| Identity::of(CWD, &path, AtFlags::empty()))
+    }
+
+    fn link(self, name: &str) -> Result<Vec<u8>, Refusal> {
+        let path = self.proc(name);
+        self.as_owner(|| read_link(CWD, &path))
+    }
+
+    /// Does `read`; where that is refused, with the ids of the process.
+    pub(crate) fn as_owner<T>(self, read: impl Fn() -> Result<T, Errno>) -> Result<T, Refusal> {
+        match read() {
+            Err(Errno(libc::EACCES | libc::EPERM)) => {}
+            answer => return answer.map_err(Refusal::of),
+        }
+        let Some((uid, gid)) = self.ids() else { return Err(Refusal::Gone) };
+        let _acting = ActingAs::new(uid, gid);
+        read().map_err(Refusal::of)
+    }
+
+    /// Effective user and group id, which anybody may read.
+    fn ids(self) -> Option<(u32, u32)> {
+        let status = self.status()?;
+        let effective = |field| numbers(&status, field).nth(1);
+        Some((effective("Uid:")?, effective("Gid:")?))
+    }
+
+    /// The process and thread ids in the PID namespace `level` below ours.
+    pub(crate) fn ids_in_namespace(self, level: usize) -> Option<(u32, u32)> {
+        let status = self.status()?;
+        let of = |field| numbers(&status, field).nth(level);
+        Some((of("NStgid:")?, of("NSpid:")?))
+    }
+
+    /// How many seccomp filters judge its calls; `None` before Linux 5.9.
+    pub(crate) fn filters(self) -> Option<u32> {
+        numbers(&self.status()?, "Seccomp_filters:").next()
+    }
+
+    fn status(self) -> Option<String> {
+        std::fs::read_to_string(format!("/proc/{}/status", self.tid)).ok()
+    }
+
+    fn proc(self, name: &str) -> CString {
+        let mut path = String::with_capacity(32);
+        // Writing to a string cannot be refused.
+        let _ = write!(path, "/proc/{}/{name}", self.tid);
+        CString::new(path).expect("a number and a name without zeros")
+    }
+}
+
+fn descriptor(fd: i32) -> String {
+    format!("fd/{fd}")
+}
+
+/// How much of `wanted` bytes from `address` lies on its page. 4 KiB, whatever
+/// the page size: it divides all of them.
+fn within_page(address: u64, wanted: usize) -> usize {
+    let left = 4096 - (address % 4096);
+    wanted.min(usize::try_from(left).unwrap_or(wanted))
+}
+
+/// The numbers of a field of /proc/PID/status.
+fn numbers<'a>(status: &'a str, field: &str) -> impl Iterator<Item = u32> + use<'a> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("");
+    line.split_ascii_whitespace().filter_map(|word| word.parse().ok())
+}
+
+/// A file, and how many names it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) names: u64,
+    pub(crate) is_directory: bool,
+}
+
+impl Identity {
+    pub(crate) fn of(
+        dir: rustix::fd::BorrowedFd<'_>,
+        path: &std::ffi::CStr,
+        flags: AtFlags,
+    ) -> Result<Identity, Errno> {
+        let stat = rustix::fs::statat(dir, path, flags).map_err(kernel_errno)?;
+        Ok(Identity {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            #[cfg_attr(
+                target_arch = "x86_64",
+                expect(clippy::useless_conversion, reason = "u32 on aarch64")
+            )]
+            names: u64::from(stat.st_nlink),
+            is_directory: rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir(),
+        })
+    }
+
+    /// Whether both are the same file.
+    pub(crate) fn is(&self, other: &Identity) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+}
+
+/// readlinkat(2).
+pub(crate) fn read_link(
+    dir: rustix::fd::BorrowedFd<'_>,
+    path: &std::ffi::CStr,
+) -> Result<Vec<u8>, Errno> {
+    let link = rustix::fs::readlinkat(dir, path, Vec::with_capacity(256));
+    link.map(CString::into_bytes).map_err(kernel_errno)
+}
+
+fn kernel_errno(errno: rustix::io::Errno) -> Errno {
+    Errno(errno.raw_os_error())
+}

@@ -1,0 +1,251 @@
+//! The loop that waits for stopped processes and lets them go on.
+//!
+//! # Its duties
+//!
+//! 1. Every stop is answered once: [`Stopped`] can be resumed only by giving
+//!    it up, and a process that vanished meanwhile is no error.
+//! 2. Signals reach the process they were for, real-time ones included.
+//! 3. A group stop stays one, so that SIGCONT and job control work.
+//! 4. What a call names is recorded before the call runs.
+//! 5. No process is left: the loop ends when none is.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Errno, Error};
+use crate::filter::CLONE_UNTRACED;
+use crate::names::View;
+use crate::outcome::{Blindness, Stats, Touched};
+use crate::record::{Effect, Record, find, is_native};
+use crate::sys::trace::{self, Change, Diverted, Go, StoppedCall};
+use crate::tracee::Tracee;
+
+/// What to be told about, and that everything dies with the tracer.
+const OPTIONS: i32 = libc::PTRACE_O_TRACESECCOMP
+    | libc::PTRACE_O_TRACEFORK
+    | libc::PTRACE_O_TRACEVFORK
+    | libc::PTRACE_O_TRACECLONE
+    | libc::PTRACE_O_TRACEEXEC
+    | libc::PTRACE_O_TRACESYSGOOD
+    | libc::PTRACE_O_EXITKILL;
+
+/// A tracee that waits for us.
+#[must_use = "a stopped tracee hangs until it is resumed"]
+struct Stopped(i32); // neither Clone nor Copy, on purpose
+
+impl Stopped {
+    /// A tracee that was killed while it was stopped needs nothing more.
+    fn resume(self, how: Go) -> Result<(), Error> {
+        match trace::resume(self.0, how) {
+            Ok(()) | Err(Errno(libc::ESRCH)) => Ok(()),
+            Err(errno) => Err(refused("PTRACE_CONT", self.0, errno)),
+        }
+    }
+}
+
+/// A command under watch.
+pub(crate) struct Watch {
+    main: i32,
+    in_pid_namespace: bool,
+    budget: u64,
+    /// There from the first exec on, when the surroundings are set up.
+    record: Option<Record>,
+    blind: Option<Blindness>,
+    /// Filters that judge the command's calls at its start.
+    filters: Option<u32>,
+    /// Tracees that make a call of ours in place of their own.
+    diverted: BTreeMap<i32, Diverted>,
+    /// Tracees that were made readable, and have not been read since.
+    unlocked: BTreeMap<i32, StoppedCall>,
+    stats: Stats,
+}
+
+impl Watch {
+    /// Attaches to `main`, which waits to be let go.
+    pub(crate) fn attach(
+        main: i32,
+        in_pid_namespace: bool,
+        budget: Option<u64>,
+    ) -> Result<Watch, Error> {
+        trace::seize(main, OPTIONS).map_err(|errno| refused("PTRACE_SEIZE", main, errno))?;
+        Ok(Watch {
+            main,
+            in_pid_namespace,
+            budget: budget.unwrap_or(u64::MAX),
+            record: None,
+            blind: None,
+            filters: None,
+            diverted: BTreeMap::new(),
+            unlocked: BTreeMap::new(),
+            stats: Stats::default(),
+        })
+    }
+
+    /// Answers one change of state.
+    pub(crate) fn handle(&mut self, change: &Change) -> Result<(), Error> {
+        let (tid, status) = (change.pid, change.status);
+        if !libc::WIFSTOPPED(status) {
+            if libc::WIFSIGNALED(status) && libc::WCOREDUMP(status) {
+                self.lose_sight(Blindness::CoreDump);
+            }
+            self.drop_tid(tid);
+            return Ok(());
+        }
+        self.stats.stops += 1;
+        let stopped = Stopped(tid);
+        let signal = libc::WSTOPSIG(status);
+        match status >> 16 {
+            libc::PTRACE_EVENT_SECCOMP => self.on_call(stopped),
+            libc::PTRACE_EVENT_EXEC => self.on_exec(stopped),
+            libc::PTRACE_EVENT_STOP => stopped.resume(after_event_stop(signal)),
+            libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => {
+                self.stats.forks += 1;
+                stopped.resume(Go::On(0))
+            }
+            0 if signal == libc::SIGTRAP | 0x80 => self.on_call_exit(stopped),
+            0 => stopped.resume(Go::On(signal)),
+            _ => stopped.resume(Go::On(0)),
+        }
+    }
+
+    /// The answer, once nothing is left to watch.
+    pub(crate) fn finish(mut self) -> (Touched, Stats) {
+        self.stats.from_cache = self.record.as_ref().map_or(0, Record::cache_hits);
+        let touched = match (self.blind, self.record) {
+            (Some(blindness), _) => Touched::Anything(blindness),
+            (None, record) => Touched::Only(record.map(Record::into_touched).unwrap_or_default()),
+        };
+        (touched, self.stats)
+    }
+
+    /// Events that stopped at the filter so far.
+    pub(crate) fn events(&self) -> u64 {
+        self.stats.events
+    }
+
+    /// An exec by a thread other than the first takes over the first's id,
+    /// and all other threads are gone without a word.
+    fn on_exec(&mut self, stopped: Stopped) -> Result<(), Error> {
+        let tid = stopped.0;
+        if let Ok(former) = trace::event_message(tid)
+            && let Ok(former) = i32::try_from(former)
+        {
+            self.drop_tid(former);
+        }
+        if tid == self.main && self.record.is_none() {
+            self.filters = Tracee::new(tid).filters();
+            match View::of(tid, self.in_pid_namespace) {
+                Ok(view) => self.record = Some(Record::new(view)),
+                Err(error) => self.lose_sight(Blindness::Unresolved {
+                    call: "execve",
+                    pid: tid,
+                    why: error.to_string(),
+                }),
+            }
+        }
+        stopped.resume(Go::On(0))
+    }
+
+    /// A call that may change the tree.
+    fn on_call(&mut self, stopped: Stopped) -> Result<(), Error> {
+        self.stats.events += 1;
+        if self.stats.events > self.budget {
+            self.lose_sight(Blindness::Budget(self.budget));
+        }
+        let tid = stopped.0;
+        let call = match trace::stopped_call(tid) {
+            Ok(Some(call)) => call,
+            Ok(None) | Err(Errno(libc::ESRCH)) => return stopped.resume(Go::On(0)),
+            Err(errno) => return Err(refused("PTRACE_GET_SYSCALL_INFO", tid, errno)),
+        };
+        let effect = match &mut self.record {
+            Some(record) if self.blind.is_none() => record.add(tid, &call),
+            _ if is_escape(&call) => Effect::Escape,
+            _ => return stopped.resume(Go::On(0)),
+        };
+        match effect {
+            Effect::Recorded => {
+                self.stats.resolved += 1;
+                self.unlocked.remove(&tid);
+            }
+            Effect::Blind(blindness) => self.lose_sight(blindness),
+            Effect::Locked(why) => return self.unlock(stopped, call, why),
+            Effect::Escape => {
+                let cleared = trace::clear_in_first_argument(tid, is_native(&call), CLONE_UNTRACED);
+                ignore_gone(cleared).map_err(|errno| refused("PTRACE_SETREGS", tid, errno))?;
+            }
+        }
+        stopped.resume(Go::On(0))
+    }
+
+    /// Makes a process readable: in place of its call it first makes one that
+    /// says so, then its own again, which stops again. Some processes change
+    /// their ids so often that this is needed more than once, but never twice
+    /// for one call. Filters of the process's own could object, so those are
+    /// left alone.
+    fn unlock(&mut self, stopped: Stopped, call: StoppedCall, why: String) -> Result<(), Error> {
+        let tid = stopped.0;
+        let has_own_filter = self.filters.is_none() || Tracee::new(tid).filters() != self.filters;
+        if has_own_filter || self.unlocked.get(&tid) == Some(&call) {
+            self.stats.unresolved += 1;
+            let name = find(&call).map_or("a call", |(_, call)| call.name);
+            self.lose_sight(Blindness::Unresolved { call: name, pid: tid, why });
+            return stopped.resume(Go::On(0));
+        }
+        match trace::divert_to_dumpable(tid, is_native(&call)) {
+            Ok(diverted) => {
+                self.stats.unlocked += 1;
+                self.diverted.insert(tid, diverted);
+                self.unlocked.insert(tid, call);
+                stopped.resume(Go::ToCallExit)
+            }
+            Err(Errno(libc::ESRCH)) => stopped.resume(Go::On(0)),
+            Err(errno) => Err(refused("PTRACE_SETREGS", tid, errno)),
+        }
+    }
+
+    /// The end of a call of ours: back to before the process's own.
+    fn on_call_exit(&mut self, stopped: Stopped) -> Result<(), Error> {
+        if let Some(diverted) = self.diverted.remove(&stopped.0) {
+            let answer = trace::return_to_call(stopped.0, &diverted);
+            ignore_gone(answer).map_err(|errno| refused("PTRACE_SETREGS", stopped.0, errno))?;
+        }
+        stopped.resume(Go::On(0))
+    }
+
+    /// The first reason stands.
+    fn lose_sight(&mut self, blindness: Blindness) {
+        if self.blind.is_none() {
+            tracing::debug!(%blindness, "lost sight of the command");
+            self.blind = Some(blindness);
+        }
+    }
+
+    fn drop_tid(&mut self, tid: i32) {
+        self.diverted.remove(&tid);
+        self.unlocked.remove(&tid);
+    }
+}
+
+/// A stop that is none of a signal: the first of a new process, the news of a
+/// SIGCONT, or a group stop, which has to last.
+fn after_event_stop(signal: i32) -> Go {
+    match signal {
+        libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => Go::Listen,
+        _ => Go::On(0),
+    }
+}
+
+fn is_escape(call: &StoppedCall) -> bool {
+    find(call).is_some_and(|(_, call)| matches!(call.shape, crate::arch::Shape::Clone))
+}
+
+fn ignore_gone(answer: Result<(), Errno>) -> Result<(), Errno> {
+    match answer {
+        Err(Errno(libc::ESRCH)) => Ok(()),
+        answer => answer,
+    }
+}
+
+fn refused(request: &str, tid: i32, errno: Errno) -> Error {
+    Error::Call { call: format!("ptrace({request}, {tid})"), errno }
+}
