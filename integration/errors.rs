@@ -37,6 +37,7 @@ fn bad_dockerfiles_are_refused_with_their_line() {
 fn bad_command_lines_are_refused() {
     for (flags, words) in [
         (&["--destinatoin=x"][..], &["--destinatoin", "--destination"][..]),
+        (&["--noPush"], &["--noPush", "--no-push"]),
         (&["--context=/no/such/place", "--no-push"], &["/no/such/place"]),
         (&["--dockerfile=absent", "--no-push"], &["absent"]),
         (&["--no-push", "--target=absent"], &["absent"]),
