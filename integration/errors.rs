@@ -66,7 +66,7 @@ fn bad_command_lines_are_refused() {
 fn a_step_s_status_is_the_build_s() {
     for (step, code, words) in [
         ("exit 3", 3, &["exit 3", "2"][..]),
-        ("sh -c 'kill -9 $$'", 137, &["2"]),
+        ("(sh -c 'kill -9 $$'); exit $?", 137, &["2"]),
         ("echo to-stderr >&2; false", 1, &["to-stderr"]),
         ("no-such-program", 127, &["no-such-program"]),
     ] {
