@@ -37,6 +37,7 @@ fn bad_dockerfiles_are_refused_with_their_line() {
 fn bad_command_lines_are_refused() {
     for (flags, words) in [
         (&["--destinatoin=x"][..], &["--destinatoin", "--destination"][..]),
+        (&["--noPush"], &["--noPush", "--no-push"]),
         (&["--context=/no/such/place", "--no-push"], &["/no/such/place"]),
         (&["--dockerfile=absent", "--no-push"], &["absent"]),
         (&["--no-push", "--target=absent"], &["absent"]),
@@ -65,7 +66,7 @@ fn bad_command_lines_are_refused() {
 fn a_step_s_status_is_the_build_s() {
     for (step, code, words) in [
         ("exit 3", 3, &["exit 3", "2"][..]),
-        ("sh -c 'kill -9 $$'", 137, &["2"]),
+        ("(sh -c 'kill -9 $$'); exit $?", 137, &["2"]),
         ("echo to-stderr >&2; false", 1, &["to-stderr"]),
         ("no-such-program", 127, &["no-such-program"]),
     ] {

@@ -16,6 +16,7 @@ mod tools;
 
 mod architecture;
 mod build_basic;
+mod command_line;
 mod errors;
 mod harness;
 mod hostile;

@@ -134,7 +134,9 @@ impl Pod {
         self
     }
 
+    /// Sets a variable of the executor; it takes the place of a default.
     pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.retain(|variable| !variable.starts_with(&format!("{name}=")));
         self.environment.push(format!("{name}={value}"));
         self
     }

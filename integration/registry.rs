@@ -143,12 +143,20 @@ impl Registry {
         output.status.success().then_some(output.stdout)
     }
 
-    /// Requests so far with this method whose path contains `part`.
-    pub(crate) fn requests(&self, method: &str, part: &str) -> usize {
+    /// Paths of the requests with this method, in the order of their answers.
+    pub(crate) fn paths(&self, method: &str) -> Vec<String> {
         let log = self.log.lock().expect("the reader does not panic");
         log.lines()
-            .filter(|line| line.contains(&format!("\"{method} /v2/")) && line.contains(part))
-            .count()
+            .filter_map(|line| line.split_once(&format!("\"{method} ")))
+            .filter_map(|(_, rest)| rest.split(['?', ' ']).next().map(str::to_owned))
+            .collect()
+    }
+
+    /// The file in which the registry keeps a blob.
+    pub(crate) fn blob_file(&self, digest: &str) -> PathBuf {
+        let hash = digest.strip_prefix("sha256:").expect("a sha256 digest");
+        let blobs = self.home.path().join("blobs/docker/registry/v2/blobs/sha256");
+        blobs.join(&hash[..2]).join(hash).join("data")
     }
 
     fn skopeo_access(&self, side: &str) -> Vec<String> {

@@ -268,5 +268,5 @@ fn unpacked(name: &str, layout: &Path) -> PathBuf {
 
 /// The executor that was built with this program.
 fn executor() -> &'static str {
-    option_env!("CARGO_BIN_EXE_executor").unwrap_or("executor")
+    env!("CARGO_BIN_EXE_executor")
 }
