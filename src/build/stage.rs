@@ -330,6 +330,7 @@ impl<'a, 'p> Stages<'a, 'p> {
             let code = ExitStatus::of_command(status.code());
             return Err(Failure::new(format!("{command}: {status}")).status(code));
         }
+        warn_of_mounts(&ran.suspects, fold.root()?.exclusions());
         let difference = self.after_run(&ran.outcome.touched, &ran.suspects, fold)?;
         tracing::debug!(
             "the command took {took:?}: {} stops, {} events, {} resolved",
@@ -693,6 +694,31 @@ fn run_failure(error: &crate::step::RunError) -> Failure {
             failure.hint("build with --run-tracer=off to walk the file system instead")
         }
         _ => failure,
+    }
+}
+
+/// Mounts that every container has, and into which programs write as a matter of course.
+const USUAL_MOUNTS: [&str; 6] =
+    ["/proc", "/dev", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
+
+/// What a step writes into a mount of the container is in no layer. Kaniko loses it without a word.
+fn warn_of_mounts(suspects: &Suspects, exclusions: &Exclusions) {
+    let Suspects::Only { paths, .. } = suspects else { return };
+    let usual = |path: &ImagePath| {
+        USUAL_MOUNTS.iter().any(|mount| {
+            ImagePath::parse(mount.as_bytes()).is_ok_and(|mount| path.starts_with(&mount))
+        })
+    };
+    let lost: Vec<&ImagePath> =
+        paths.iter().filter(|path| exclusions.excludes(path) && !usual(path)).collect();
+    if let Some(first) = lost.first() {
+        tracing::warn!(
+            "the step wrote {first}{}, which lies on a mount of this container: not in the image",
+            match lost.len() {
+                1 => String::new(),
+                count => format!(" and {} more paths", count - 1),
+            }
+        );
     }
 }
 

@@ -70,6 +70,38 @@ impl Failure {
         self
     }
 
+    /// Whether it has a hint already.
+    pub fn has_hint(&self) -> bool {
+        self.0.hint.is_some()
+    }
+
+    /// Whether the kernel refused something for want of a right: `EPERM` or `EACCES` among the causes,
+    /// or told in the sentence.
+    pub fn is_refusal(&self) -> bool {
+        self.is(std::io::ErrorKind::PermissionDenied, "Operation not permitted")
+    }
+
+    /// Whether a file system is full.
+    pub fn is_out_of_space(&self) -> bool {
+        self.is(std::io::ErrorKind::StorageFull, "No space left on device")
+    }
+
+    /// Whether a cause is of that kind, or the sentence tells one whose type was lost on the way.
+    fn is(&self, kind: std::io::ErrorKind, sentence: &str) -> bool {
+        let mut cause: Option<&dyn Error> = match &self.0.cause {
+            Some(cause) => Some(cause.as_ref()),
+            None => None,
+        };
+        while let Some(error) = cause {
+            let io = error.downcast_ref::<std::io::Error>();
+            if io.is_some_and(|io| io.kind() == kind) || error.to_string().contains(sentence) {
+                return true;
+            }
+            cause = error.source();
+        }
+        self.0.message.contains(sentence)
+    }
+
     /// Adds source lines to show below the sentence.
     #[must_use]
     pub fn excerpt(mut self, excerpt: impl Into<String>) -> Self {

@@ -3,6 +3,7 @@
 //! It changes in two places only: [`Rootfs::unpack`], and the execution of a
 //! step, after which the difference is applied to the index.
 
+mod capabilities;
 mod container;
 mod exclusions;
 mod inflate;
@@ -19,6 +20,7 @@ use std::path::Path;
 use snapshot::{Difference, ImagePath, Index, Kind, Suspects};
 use thiserror::Error;
 
+pub use capabilities::missing_capabilities;
 pub use container::{Container, container};
 pub use exclusions::{Exclusions, mount_points};
 pub use inflate::{Inflated, decoder, inflate};
