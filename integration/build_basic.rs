@@ -55,7 +55,7 @@ fn run_in_every_form() {
             &[("/a", "- 0644 0:0 6 \"one\\n2\\n\"")],
         ),
         (
-            "FROM busybox\nRUN <<EOF\n#!/bin/awk -f\nBEGIN { print \"awk\" > \"/a\" }\nEOF\n\
+            "FROM busybox\nRUN <<EOF\n#!/usr/bin/awk -f\nBEGIN { print \"awk\" > \"/a\" }\nEOF\n\
              RUN <<EOF\n#!/bin/sh -e\ntest -x \"$0\" && echo sh > /b\nEOF\n",
             &[],
             &[

@@ -43,7 +43,8 @@ fn many_small_files_fit_into_little_memory() {
                 }
             })
             .image();
-    assert_eq!(image.layers[1].names().len(), 20_000);
+    // The Dockerfile is one of them.
+    assert_eq!(image.layers[1].names().len(), 20_001);
 }
 
 /// A file system of a few megabytes, gone with the value.
@@ -81,11 +82,9 @@ fn a_full_disk_is_named_with_what_to_do() {
             .share("disk", disk.path())
             .flag("--kaniko-dir={disk}")
             .run();
-        // On the host the step itself meets the full disk, in a pod the layer does.
-        ended.refused_with_any_status(&["o space left on device", "Dockerfile:2"]);
-        if place != Place::Host {
-            assert!(ended.log.contains("--kaniko-dir"), "{}", ended.log);
-        }
+        // On the host the step itself meets the full disk and says it in its own words.
+        let words = ["Dockerfile:2", "No space left on device", "--kaniko-dir"];
+        ended.refused_with_any_status(if place == Place::Host { &words[2..] } else { &words });
         assert_eq!(crate::executor::files_below(disk.path()), Vec::<String>::new(), "{place:?}");
     }
 }
@@ -103,8 +102,7 @@ fn a_base_that_does_not_fit_is_named_with_what_to_do() {
             .share("disk", disk.path())
             .flag("--kaniko-dir={disk}")
             .run();
-        let words = ["No space left on device", "sha256:", "--kaniko-dir"];
-        ended.refused(1, &words);
+        ended.refused(1, &["No space left on device", "/build-", "--kaniko-dir"]);
         assert_eq!(crate::executor::files_below(disk.path()), Vec::<String>::new(), "{kilobytes}");
     }
 }

@@ -80,7 +80,7 @@ fn a_python_application_is_built() {
 }
 
 /// Lays out packages as npm does, and bundles them by way of a worker thread and a child process.
-const BUNDLER: &str = "const fs = require('fs'), path = require('path');
+const BUNDLER: &str = r"const fs = require('fs'), path = require('path');
 const { Worker, isMainThread, parentPort } = require('worker_threads');
 if (!isMainThread) {
   fs.writeFileSync('dist/part.js', fs.readFileSync('node_modules/left/index.js'));
