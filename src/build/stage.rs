@@ -260,6 +260,10 @@ impl<'a, 'p> Stages<'a, 'p> {
         }
         fold.image = fold.image.clone().with_config(config);
         let place = builder.place(&ready, trigger);
+        let shown = |failure: Failure| {
+            let failure = failure.at(&place);
+            if trigger { failure } else { failure.excerpt(&builder.excerpt(instruction.span)) }
+        };
         let outcome = match &ready.action {
             Action::Configure => None,
             Action::Run(run) => Some(self.run(run, &ready, fold)),
@@ -269,8 +273,8 @@ impl<'a, 'p> Stages<'a, 'p> {
         let layer = match outcome {
             None => None,
             Some(done) => {
-                let difference = done.map_err(|failure| failure.at(&place))?;
-                Some(self.pack(difference, fold).map_err(|failure| failure.at(&place))?)
+                let difference = done.map_err(shown)?;
+                Some(self.pack(difference, fold).map_err(shown)?)
             }
         };
         self.record(&ready, layer, fold);
@@ -321,7 +325,8 @@ impl<'a, 'p> Stages<'a, 'p> {
             event_budget,
         };
         let started = Instant::now();
-        let ran = run(&runner, rootfs, step, &who).map_err(|error| run_failure(&error))?;
+        let ran = run(&runner, rootfs, step, &who)
+            .map_err(|error| run_failure(&error, step.argv.first().map_or("", String::as_str)))?;
         let took = started.elapsed();
         let status = ran.outcome.status;
         builder.go_on()?;
@@ -612,6 +617,11 @@ impl Builder<'_> {
         format!("{}:{}", self.context.dockerfile_name, step.line)
     }
 
+    /// The lines of an instruction, marked.
+    fn excerpt(&self, span: crate::dockerfile::Span) -> String {
+        self.dockerfile.source.annotate(span, "", None, false)
+    }
+
     fn step_failure(&self, error: &StepError, trigger: bool) -> Failure {
         if trigger {
             return Failure::new(error.kind.to_string()).at("ONBUILD trigger of the base image");
@@ -619,7 +629,7 @@ impl Builder<'_> {
         let place = format!("{}:{}", self.context.dockerfile_name, error.line);
         let message = error.kind.to_string();
         let excerpt = self.dockerfile.source.annotate(error.span, &message, None, false);
-        Failure::new(message).at(place).excerpt(excerpt)
+        Failure::new(message).at(place).excerpt(&excerpt)
     }
 }
 
@@ -677,15 +687,16 @@ fn rules(step: &CopyStep, rootfs: &Rootfs) -> Result<CopyRules, Failure> {
     Ok(CopyRules { owner, mode, exclude })
 }
 
-fn run_failure(error: &crate::step::RunError) -> Failure {
+fn run_failure(error: &crate::step::RunError, program: &str) -> Failure {
     use crate::step::RunError;
     let failure = Failure::new(error.to_string());
     match error {
         RunError::Tracer(tracer::Error::Exec { errno, .. }) => {
             let not_there = errno.0 == libc::ENOENT;
             let status = ExitStatus::of_command(if not_there { 127 } else { 126 });
+            let failure = Failure::new(format!("could not run {program:?}: {errno}"));
             failure.status(status).hint(if not_there {
-                "the image has no such program (or not the interpreter of the script)"
+                "the image has no such program in its PATH, or not the interpreter that the file names"
             } else {
                 "is the file executable, and built for this platform?"
             })
