@@ -328,6 +328,7 @@ impl<'a, 'p> Stages<'a, 'p> {
         let ran = run(&runner, rootfs, step, &who)
             .map_err(|error| run_failure(&error, step.argv.first().map_or("", String::as_str)))?;
         let took = started.elapsed();
+        builder.work.restore()?;
         let status = ran.outcome.status;
         builder.go_on()?;
         if !status.success() {
