@@ -357,10 +357,10 @@ impl Evaluator<'_> {
         let options = AddStep { unpack: add.unpack.unwrap_or(true) };
         let (step, told) = self.transfer(&add.files, Origin::Context, Some(options))?;
         for source in &step.sources {
-            if let CopySource::Path(path) = source {
-                if is_remote(path) {
-                    return Err(StepErrorKind::Unsupported("ADD of a URL or Git repository"));
-                }
+            if let CopySource::Path(path) = source
+                && is_remote(path)
+            {
+                return Err(StepErrorKind::Unsupported("ADD of a URL or Git repository"));
             }
         }
         Ok((Action::Copy(step), Some(history::add(&told))))

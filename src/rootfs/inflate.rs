@@ -123,7 +123,7 @@ struct Members<R> {
 
 enum State<R> {
     Between(R, bool),
-    Inside(flate2::bufread::GzDecoder<R>),
+    Inside(Box<flate2::bufread::GzDecoder<R>>),
     Done,
 }
 
@@ -151,7 +151,8 @@ impl<R: BufRead> Read for Members<R> {
                     None => {}
                     Some(0) if !first => only_zeros(&mut source)?,
                     Some(_) => {
-                        self.state = State::Inside(flate2::bufread::GzDecoder::new(source));
+                        self.state =
+                            State::Inside(Box::new(flate2::bufread::GzDecoder::new(source)));
                     }
                 },
             }
