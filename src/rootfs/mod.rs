@@ -29,7 +29,7 @@ use thiserror::Error;
 pub use archive::{Archive, ArchiveError, Member, MemberKind};
 pub use container::{Container, container};
 pub use exclusions::{Exclusions, mount_points};
-pub use inflate::{Inflated, decoder, inflate};
+pub use inflate::{Inflated, Packing, Sniffed, decoder, inflate, sniffed};
 pub(crate) use isolation::enter;
 pub use isolation::{Choice, Chosen, Isolation, IsolationError, UnknownIsolation, choose};
 pub use mounts::{BindMount, MountPlan, MountPoints, Point, TmpfsMount};
