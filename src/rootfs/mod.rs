@@ -33,6 +33,8 @@ pub use inflate::{Inflated, Packing, Sniffed, decoder, inflate, sniffed};
 pub(crate) use isolation::enter;
 pub use isolation::{Choice, Chosen, Isolation, IsolationError, UnknownIsolation, choose};
 pub use mounts::{BindMount, MountPlan, MountPoints, Point, TmpfsMount};
+pub(crate) use parents::Parents;
+pub(crate) use place::Place;
 pub use tree::{Metadata, Tree, names_in};
 pub use unpack::{UnpackError, Unpacked, Unpacker};
 pub use users::{Accounts, Identity, UnknownUser};

@@ -16,19 +16,19 @@ use super::tree::Tree;
 
 /// Opens parents through a tree, and remembers the last.
 #[derive(Debug)]
-pub(super) struct Parents<'a> {
+pub(crate) struct Parents<'a> {
     tree: &'a Tree,
     last: Option<(ImagePath, Rc<OwnedFd>)>,
 }
 
 impl<'a> Parents<'a> {
     /// Nothing is open yet.
-    pub(super) fn new(tree: &'a Tree) -> Self {
+    pub(crate) fn new(tree: &'a Tree) -> Self {
         Self { tree, last: None }
     }
 
     /// The tree.
-    pub(super) fn tree(&self) -> &'a Tree {
+    pub(crate) fn tree(&self) -> &'a Tree {
         self.tree
     }
 
@@ -37,7 +37,7 @@ impl<'a> Parents<'a> {
     ///
     /// # Errors
     /// As [`Tree::dir`].
-    pub(super) fn place(&mut self, path: &ImagePath) -> io::Result<Place> {
+    pub(crate) fn place(&mut self, path: &ImagePath) -> io::Result<Place> {
         let name = path.file_name().unwrap_or(b".");
         let parent = path.parent().unwrap_or_else(ImagePath::root);
         let name = CString::new(name).map_err(|_| Errno::INVAL)?;
@@ -53,12 +53,12 @@ impl<'a> Parents<'a> {
     }
 
     /// Whether `path` is the directory that is open: then it is one, and so is everything above it.
-    pub(super) fn is_open(&self, path: &ImagePath) -> bool {
+    pub(crate) fn is_open(&self, path: &ImagePath) -> bool {
         self.last.as_ref().is_some_and(|(last, _)| last == path)
     }
 
     /// Has to be called before `path` is removed or replaced.
-    pub(super) fn forget(&mut self, path: &ImagePath) {
+    pub(crate) fn forget(&mut self, path: &ImagePath) {
         if self.last.as_ref().is_some_and(|(last, _)| last.starts_with(path)) {
             self.last = None;
         }

@@ -140,6 +140,18 @@ impl Place {
         Ok(seen_in(&rustix::fs::statat(&*self.dir, &self.name, flags)?))
     }
 
+    /// The target of the symbolic link that is there; nothing for anything else, and for nothing.
+    ///
+    /// # Errors
+    /// What readlink(2) says.
+    pub fn read_link(&self) -> io::Result<Option<Vec<u8>>> {
+        match rustix::fs::readlinkat(&*self.dir, &self.name, Vec::new()) {
+            Ok(target) => Ok(Some(target.into_bytes())),
+            Err(Errno::INVAL | Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     /// What kind of file is there; nothing for none.
     ///
     /// # Errors
