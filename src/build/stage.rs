@@ -23,7 +23,7 @@ use crate::plan::{
 use crate::registry::{PendingUpload, Registry};
 use crate::report::{ExitStatus, Explain as _, Failure};
 use crate::rootfs::{Exclusions, Identity, Isolation, Rootfs, inflate};
-use crate::step::{Chmod, Copier, CopyRules, Runner, SourceTree, make_workdir, run};
+use crate::step::{Chmod, Copier, CopyRules, Found, Runner, SourceTree, add, make_workdir, run};
 
 /// The compression level of new layers: "best speed", as kaniko has it by default.
 const GZIP_LEVEL: u32 = 1;
@@ -406,6 +406,9 @@ impl<'a, 'p> Stages<'a, 'p> {
                 tracing::warn!("{pattern}: no file of {} matches", sources.label());
             }
             for one in found {
+                if self.added(step, pattern, &sources, &one, &mut copier)? {
+                    continue;
+                }
                 copier.copy(&sources, &one, &step.dest).map_err(failed)?;
             }
         }
@@ -415,6 +418,27 @@ impl<'a, 'p> Stages<'a, 'p> {
         }
         let paths = copier.into_written();
         self.compare_named(paths, rootfs)
+    }
+
+    /// Unpacks a source of ADD if it is an archive; tells whether it was one.
+    fn added(
+        &self,
+        step: &CopyStep,
+        name: &str,
+        sources: &SourceTree<'_>,
+        found: &Found,
+        copier: &mut Copier<'_>,
+    ) -> Result<bool, Failure> {
+        if !step.add.as_ref().is_some_and(|add| add.unpack) {
+            return Ok(false);
+        }
+        let archive =
+            add::archive(sources, found).map_err(|error| Failure::new(error.to_string()))?;
+        let Some(archive) = archive else { return Ok(false) };
+        let archive = Interruptible { archive, interrupt: self.builder.interrupt };
+        add::unpack(copier, archive, &step.dest)
+            .map_err(|error| Failure::new(format!("could not add {name}: {error}")))?;
+        Ok(true)
     }
 
     fn workdir(&mut self, path: &ImagePath, fold: &mut Fold) -> Result<Difference, Failure> {

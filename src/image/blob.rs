@@ -26,7 +26,7 @@ impl Blob {
     #[must_use]
     pub fn path(&self, digest: Digest) -> Option<PathBuf> {
         match self {
-            Self::File(file) => Some(file.path().to_owned()),
+            Self::File(file) => Some(file.readable()),
             Self::Layout(dir) => Some(layout_path(dir, digest)),
             Self::Registry(_) => None,
         }
@@ -88,17 +88,21 @@ impl BlobFile {
         }
     }
 
+    /// A path under which it can be opened: its own, or that of the handle kept on it.
+    fn readable(&self) -> PathBuf {
+        match &*self.0 {
+            Place::Temporary(path, Some(handle)) if !path.exists() => {
+                // Opening it gives a new description with an offset of its own (proc(5)).
+                PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()))
+            }
+            Place::Temporary(path, _) => path.to_path_buf(),
+            Place::Kept(path) => path.clone(),
+        }
+    }
+
     /// Opens it for reading.
     pub fn open(&self) -> io::Result<File> {
-        match (File::open(self.path()), &*self.0) {
-            (Err(error), Place::Temporary(_, Some(handle)))
-                if error.kind() == io::ErrorKind::NotFound =>
-            {
-                // A new open file description, with an offset of its own (proc(5), /proc/pid/fd).
-                File::open(format!("/proc/self/fd/{}", handle.as_raw_fd()))
-            }
-            (opened, _) => opened,
-        }
+        File::open(self.readable())
     }
 }
 
