@@ -125,7 +125,23 @@ pub fn build(order: &Order, interrupt: &Interrupt) -> Result<Built, Failure> {
     if interrupt.is_triggered() {
         return Err(Failure::new("the build was interrupted").status(ExitStatus::of_signal(15)));
     }
-    result
+    result.map_err(|failure| explained(failure, order))
+}
+
+/// A way out for refusals that know none: a right that is missing, a disk that is full.
+fn explained(failure: Failure, order: &Order) -> Failure {
+    if failure.has_hint() {
+        return failure;
+    }
+    if failure.is_out_of_space() {
+        let dir = order.kaniko_dir.display();
+        return failure
+            .hint(format!("{dir} needs more room; give another place with --kaniko-dir"));
+    }
+    match rootfs::missing_capabilities() {
+        Some(missing) if failure.is_refusal() => failure.hint(missing),
+        _ => failure,
+    }
 }
 
 fn run(
@@ -162,6 +178,9 @@ fn run(
     };
     let mut stages = Stages::new(&builder, &plan)?;
     let image = stages.build_all()?;
+    let mut config = image.config().clone();
+    config.created = Some(order.created.clone());
+    let image = image.with_config(config);
     let built = order.outputs.publish(&image, registry, stages.into_uploads(), &images, work)?;
     if order.cleanup {
         builder.clean_up()?;
@@ -172,7 +191,7 @@ fn run(
 fn parse(context: &Context) -> Result<Dockerfile, Failure> {
     crate::dockerfile::parse(&context.dockerfile_name, &context.dockerfile).map_err(|error| {
         let place = format!("{}:{}", context.dockerfile_name, error.line());
-        Failure::new(error.message().to_owned()).at(place).excerpt(error.render(false))
+        Failure::new(error.message().to_owned()).at(place).excerpt(&error.render(false))
     })
 }
 

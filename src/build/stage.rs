@@ -23,7 +23,7 @@ use crate::plan::{
 use crate::registry::{PendingUpload, Registry};
 use crate::report::{ExitStatus, Explain as _, Failure};
 use crate::rootfs::{Exclusions, Identity, Isolation, Rootfs, inflate};
-use crate::step::{Chmod, Copier, CopyRules, Runner, SourceTree, make_workdir, run};
+use crate::step::{Chmod, Copier, CopyRules, Found, Runner, SourceTree, add, make_workdir, run};
 
 /// The compression level of new layers: "best speed", as kaniko has it by default.
 const GZIP_LEVEL: u32 = 1;
@@ -260,6 +260,10 @@ impl<'a, 'p> Stages<'a, 'p> {
         }
         fold.image = fold.image.clone().with_config(config);
         let place = builder.place(&ready, trigger);
+        let shown = |failure: Failure| {
+            let failure = failure.at(&place);
+            if trigger { failure } else { failure.excerpt(&builder.excerpt(instruction.span)) }
+        };
         let outcome = match &ready.action {
             Action::Configure => None,
             Action::Run(run) => Some(self.run(run, &ready, fold)),
@@ -269,8 +273,8 @@ impl<'a, 'p> Stages<'a, 'p> {
         let layer = match outcome {
             None => None,
             Some(done) => {
-                let difference = done.map_err(|failure| failure.at(&place))?;
-                Some(self.pack(difference, fold).map_err(|failure| failure.at(&place))?)
+                let difference = done.map_err(shown)?;
+                Some(self.pack(difference, fold).map_err(shown)?)
             }
         };
         self.record(&ready, layer, fold);
@@ -321,8 +325,10 @@ impl<'a, 'p> Stages<'a, 'p> {
             event_budget,
         };
         let started = Instant::now();
-        let ran = run(&runner, rootfs, step, &who).map_err(|error| run_failure(&error))?;
+        let ran = run(&runner, rootfs, step, &who)
+            .map_err(|error| run_failure(&error, step.argv.first().map_or("", String::as_str)))?;
         let took = started.elapsed();
+        builder.work.restore()?;
         let status = ran.outcome.status;
         builder.go_on()?;
         if !status.success() {
@@ -330,6 +336,7 @@ impl<'a, 'p> Stages<'a, 'p> {
             let code = ExitStatus::of_command(status.code());
             return Err(Failure::new(format!("{command}: {status}")).status(code));
         }
+        warn_of_mounts(&ran.suspects, fold.root()?.exclusions());
         let difference = self.after_run(&ran.outcome.touched, &ran.suspects, fold)?;
         tracing::debug!(
             "the command took {took:?}: {} stops, {} events, {} resolved",
@@ -399,6 +406,9 @@ impl<'a, 'p> Stages<'a, 'p> {
                 tracing::warn!("{pattern}: no file of {} matches", sources.label());
             }
             for one in found {
+                if self.added(step, pattern, &sources, &one, &mut copier)? {
+                    continue;
+                }
                 copier.copy(&sources, &one, &step.dest).map_err(failed)?;
             }
         }
@@ -408,6 +418,27 @@ impl<'a, 'p> Stages<'a, 'p> {
         }
         let paths = copier.into_written();
         self.compare_named(paths, rootfs)
+    }
+
+    /// Unpacks a source of ADD if it is an archive; tells whether it was one.
+    fn added(
+        &self,
+        step: &CopyStep,
+        name: &str,
+        sources: &SourceTree<'_>,
+        found: &Found,
+        copier: &mut Copier<'_>,
+    ) -> Result<bool, Failure> {
+        if !step.add.as_ref().is_some_and(|add| add.unpack) {
+            return Ok(false);
+        }
+        let archive =
+            add::archive(sources, found).map_err(|error| Failure::new(error.to_string()))?;
+        let Some(archive) = archive else { return Ok(false) };
+        let archive = Interruptible { archive, interrupt: self.builder.interrupt };
+        add::unpack(copier, archive, &step.dest)
+            .map_err(|error| Failure::new(format!("could not add {name}: {error}")))?;
+        Ok(true)
     }
 
     fn workdir(&mut self, path: &ImagePath, fold: &mut Fold) -> Result<Difference, Failure> {
@@ -611,6 +642,11 @@ impl Builder<'_> {
         format!("{}:{}", self.context.dockerfile_name, step.line)
     }
 
+    /// The lines of an instruction, marked.
+    fn excerpt(&self, span: crate::dockerfile::Span) -> String {
+        self.dockerfile.source.annotate(span, "", None, false)
+    }
+
     fn step_failure(&self, error: &StepError, trigger: bool) -> Failure {
         if trigger {
             return Failure::new(error.kind.to_string()).at("ONBUILD trigger of the base image");
@@ -618,7 +654,7 @@ impl Builder<'_> {
         let place = format!("{}:{}", self.context.dockerfile_name, error.line);
         let message = error.kind.to_string();
         let excerpt = self.dockerfile.source.annotate(error.span, &message, None, false);
-        Failure::new(message).at(place).excerpt(excerpt)
+        Failure::new(message).at(place).excerpt(&excerpt)
     }
 }
 
@@ -676,15 +712,16 @@ fn rules(step: &CopyStep, rootfs: &Rootfs) -> Result<CopyRules, Failure> {
     Ok(CopyRules { owner, mode, exclude })
 }
 
-fn run_failure(error: &crate::step::RunError) -> Failure {
+fn run_failure(error: &crate::step::RunError, program: &str) -> Failure {
     use crate::step::RunError;
     let failure = Failure::new(error.to_string());
     match error {
         RunError::Tracer(tracer::Error::Exec { errno, .. }) => {
             let not_there = errno.0 == libc::ENOENT;
             let status = ExitStatus::of_command(if not_there { 127 } else { 126 });
+            let failure = Failure::new(format!("could not run {program:?}: {errno}"));
             failure.status(status).hint(if not_there {
-                "the image has no such program (or not the interpreter of the script)"
+                "the image has no such program in its PATH, or not the interpreter that the file names"
             } else {
                 "is the file executable, and built for this platform?"
             })
@@ -693,6 +730,31 @@ fn run_failure(error: &crate::step::RunError) -> Failure {
             failure.hint("build with --run-tracer=off to walk the file system instead")
         }
         _ => failure,
+    }
+}
+
+/// Mounts that every container has, and into which programs write as a matter of course.
+const USUAL_MOUNTS: [&str; 6] =
+    ["/proc", "/dev", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
+
+/// What a step writes into a mount of the container is in no layer. Kaniko loses it without a word.
+fn warn_of_mounts(suspects: &Suspects, exclusions: &Exclusions) {
+    let Suspects::Only { paths, .. } = suspects else { return };
+    let usual = |path: &ImagePath| {
+        USUAL_MOUNTS.iter().any(|mount| {
+            ImagePath::parse(mount.as_bytes()).is_ok_and(|mount| path.starts_with(&mount))
+        })
+    };
+    let lost: Vec<&ImagePath> =
+        paths.iter().filter(|path| exclusions.excludes(path) && !usual(path)).collect();
+    if let Some(first) = lost.first() {
+        tracing::warn!(
+            "the step wrote {first}{}, which lies on a mount of this container: not in the image",
+            match lost.len() {
+                1 => String::new(),
+                count => format!(" and {} more paths", count - 1),
+            }
+        );
     }
 }
 

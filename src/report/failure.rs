@@ -70,10 +70,47 @@ impl Failure {
         self
     }
 
-    /// Adds source lines to show below the sentence.
+    /// Whether it has a hint already.
+    pub fn has_hint(&self) -> bool {
+        self.0.hint.is_some()
+    }
+
+    /// Whether the kernel refused something for want of a right: `EPERM` or `EACCES` among the causes,
+    /// or told in the sentence.
+    pub fn is_refusal(&self) -> bool {
+        self.is(std::io::ErrorKind::PermissionDenied, "Operation not permitted")
+    }
+
+    /// Whether a file system is full.
+    pub fn is_out_of_space(&self) -> bool {
+        self.is(std::io::ErrorKind::StorageFull, "No space left on device")
+    }
+
+    /// Whether a cause is of that kind, or the sentence tells one whose type was lost on the way.
+    fn is(&self, kind: std::io::ErrorKind, sentence: &str) -> bool {
+        let mut cause: Option<&dyn Error> = match &self.0.cause {
+            Some(cause) => Some(cause.as_ref()),
+            None => None,
+        };
+        while let Some(error) = cause {
+            let io = error.downcast_ref::<std::io::Error>();
+            if io.is_some_and(|io| io.kind() == kind) || error.to_string().contains(sentence) {
+                return true;
+            }
+            cause = error.source();
+        }
+        self.0.message.contains(sentence)
+    }
+
+    /// Adds source lines to show below the sentence. The title of an annotated excerpt goes: the
+    /// sentence says it already.
     #[must_use]
-    pub fn excerpt(mut self, excerpt: impl Into<String>) -> Self {
-        self.0.excerpt = Some(excerpt.into());
+    pub fn excerpt(mut self, excerpt: &str) -> Self {
+        let lines = match excerpt.split_once('\n') {
+            Some((title, lines)) if title.starts_with("error") => lines,
+            _ => excerpt,
+        };
+        self.0.excerpt = Some(lines.to_owned());
         self
     }
 
@@ -145,6 +182,12 @@ mod tests {
             failure.to_string(),
             "error: could not read /etc/x: Permission denied (os error 13)\nhint: run as root"
         );
+    }
+
+    #[test]
+    fn an_excerpt_does_not_repeat_the_sentence() {
+        let failure = Failure::new("D:1: bad").excerpt("error: bad\n --> D:1:1\n  | x");
+        assert_eq!(failure.to_string(), "error: D:1: bad\n --> D:1:1\n  | x");
     }
 
     #[test]

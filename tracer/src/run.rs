@@ -101,6 +101,7 @@ struct Run<'a> {
     /// The child's or, once known, the main process's descriptor.
     main_fd: OwnedFd,
     go: Option<OwnedFd>,
+    ready: OwnedFd,
     report: OwnedFd,
 }
 
@@ -131,7 +132,7 @@ impl<'a> Run<'a> {
             filter: watched.then(filter::program),
             probing,
         };
-        let pipes = Pipes { go: pipe()?, report: pipe()? };
+        let pipes = Pipes { go: pipe()?, ready: pipe()?, report: pipe()? };
         let flags = clone_flags(&command.namespaces);
         let cloned = if needs_keeper(command) {
             child::clone(0, &mut || keeper(&plan, flags, &pipes))
@@ -139,8 +140,8 @@ impl<'a> Run<'a> {
             child::clone(flags, &mut || plan.main_process(&pipes))
         };
         let (child, main_fd) = cloned.map_err(|errno| call("clone", errno))?;
-        let Pipes { go: (_, go), report: (report, _) } = pipes;
-        Ok(Run { command, watched, child, main_fd, go: Some(go), report })
+        let Pipes { go: (_, go), ready: (ready, _), report: (report, _) } = pipes;
+        Ok(Run { command, watched, child, main_fd, go: Some(go), ready, report })
     }
 
     /// Lets it go, watches it, and waits until everything is gone.
@@ -172,6 +173,8 @@ impl<'a> Run<'a> {
     /// Learns the main process's id, maps its ids and attaches to it.
     fn attach(&mut self) -> Result<(Option<Watch>, Option<OwnedFd>), Error> {
         let main = self.main_process()?;
+        // Nothing to read means that it ended; attaching will say so.
+        let _ = child::read(self.ready.as_fd(), &mut [0]);
         if let Some(maps) = &self.command.namespaces.user {
             write_id_maps(main, maps)?;
         }

@@ -32,6 +32,8 @@ pub(crate) struct Plan<'a> {
 pub(crate) struct Pipes {
     /// The parent writes a byte when the child may go on, or closes it.
     pub(crate) go: (OwnedFd, OwnedFd),
+    /// The main process writes a byte when it may be attached to.
+    pub(crate) ready: (OwnedFd, OwnedFd),
     /// The child's [`Report`]s.
     pub(crate) report: (OwnedFd, OwnedFd),
 }
@@ -43,8 +45,11 @@ impl Plan<'_> {
     pub(crate) fn main_process(&self, pipes: &Pipes) -> i32 {
         child::close(pipes.go.1.as_fd());
         child::default_signals();
-        // So that the parent may attach, write the id maps and read its /proc.
+        // So that the parent may attach, write the id maps and read its /proc: a copy of a program
+        // that is not dumpable is not either, and only CAP_SYS_PTRACE would help then (ptrace(2),
+        // "Ptrace access mode checking").
         let _ = child::prctl(libc::PR_SET_DUMPABLE, 1);
+        child::write(pipes.ready.1.as_fd(), b"!");
         if !matches!(child::read(pipes.go.0.as_fd(), &mut [0]), Ok(1)) {
             return NOT_STARTED;
         }

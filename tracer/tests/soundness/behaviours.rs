@@ -99,6 +99,8 @@ fn the_trace_has_what_each_behaviour_changes() {
 #[test]
 #[ignore = "started by the_tracer_knows_its_way_in_a_container"]
 fn behaviours_in_place() {
+    // As a builder that holds credentials is: its children start as copies of it.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).unwrap();
     check(Setting::Plain);
 }
 
