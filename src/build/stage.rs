@@ -11,6 +11,7 @@ use super::images::{Images, NamedContext};
 use super::tree::{copy_tree, in_place_exclusions, move_tree};
 use super::work::WorkDir;
 use super::{Order, SnapshotMode, Verify, Watch, repositories};
+use crate::context::http::{self, FetchSettings};
 use crate::context::{Context, Ignore};
 use crate::dockerfile::{Dockerfile, Instruction, history};
 use crate::image::{
@@ -20,7 +21,7 @@ use crate::plan::{
     Action, Arguments, Base, BaseImages as _, CopySource, CopyStep, Origin, Plan, PlannedStage,
     RunStep, Scope, Step, StepError, step,
 };
-use crate::registry::{PendingUpload, Registry};
+use crate::registry::{PendingUpload, Registry, Settings};
 use crate::report::{ExitStatus, Explain as _, Failure};
 use crate::rootfs::{Exclusions, Identity, Isolation, Rootfs, inflate};
 use crate::step::{Chmod, Copier, CopyRules, Found, Runner, SourceTree, add, make_workdir, run};
@@ -400,13 +401,21 @@ impl<'a, 'p> Stages<'a, 'p> {
         let mut copier = Copier::new(rootfs, rules);
         let failed = |error: crate::step::CopyError| Failure::new(error.to_string());
         for source in &step.sources {
-            let CopySource::Path(pattern) = source else { continue };
+            let pattern = match source {
+                CopySource::Path(pattern) => pattern,
+                CopySource::Url(url) => {
+                    self.add_fetched(step, url, &mut copier)?;
+                    continue;
+                }
+                CopySource::Inline(..) => continue,
+            };
             let found = sources.find(pattern).map_err(failed)?;
             if found.is_empty() {
                 tracing::warn!("{pattern}: no file of {} matches", sources.label());
             }
+            let unpack = step.add.as_ref().is_some_and(|add| add.unpack.unwrap_or(true));
             for one in found {
-                if self.added(step, pattern, &sources, &one, &mut copier)? {
+                if unpack && self.unpacked(step, &sources, &one, &mut copier)? {
                     continue;
                 }
                 copier.copy(&sources, &one, &step.dest).map_err(failed)?;
@@ -421,24 +430,60 @@ impl<'a, 'p> Stages<'a, 'p> {
     }
 
     /// Unpacks a source of ADD if it is an archive; tells whether it was one.
-    fn added(
+    fn unpacked(
         &self,
         step: &CopyStep,
-        name: &str,
         sources: &SourceTree<'_>,
         found: &Found,
         copier: &mut Copier<'_>,
     ) -> Result<bool, Failure> {
-        if !step.add.as_ref().is_some_and(|add| add.unpack) {
-            return Ok(false);
-        }
         let archive =
             add::archive(sources, found).map_err(|error| Failure::new(error.to_string()))?;
         let Some(archive) = archive else { return Ok(false) };
         let archive = Interruptible { archive, interrupt: self.builder.interrupt };
-        add::unpack(copier, archive, &step.dest)
-            .map_err(|error| Failure::new(format!("could not add {name}: {error}")))?;
+        add::unpack(copier, archive, &step.dest).map_err(|error| {
+            Failure::new(format!("could not unpack {}: {error}", found.name.display()))
+        })?;
         Ok(true)
+    }
+
+    /// Adds a file of the web.
+    fn add_fetched(
+        &self,
+        step: &CopyStep,
+        url: &str,
+        copier: &mut Copier<'_>,
+    ) -> Result<(), Failure> {
+        let builder = self.builder;
+        let dir = tempfile::tempdir_in(builder.work.scratch())
+            .could_not(|| "make a directory for what is fetched".to_owned())?;
+        let shown = http::without_credentials(url);
+        tracing::info!("Fetching {shown}");
+        let fetched = http::fetch(
+            url,
+            &dir.path().join("file"),
+            &fetch_settings(&builder.order.registry),
+            || builder.interrupt.is_triggered(),
+        )
+        .map_err(|error| Failure::new(format!("could not add {error}")))?;
+        let digest = Digest::from_bytes(fetched.sha256);
+        let expected = step.add.as_ref().and_then(|add| add.checksum);
+        if let Some(expected) = expected.filter(|expected| *expected != digest) {
+            return Err(Failure::new(format!("{shown} has the checksum {digest}, not {expected}"))
+                .hint(
+                    "the file has changed since the Dockerfile was written, or was tampered with",
+                ));
+        }
+        let sources = SourceTree::context(dir.path(), None, &shown)
+            .could_not(|| "open what was fetched".to_owned())?;
+        let found = Found { path: "file".into(), name: fetched.name.into() };
+        let unpack = step.add.as_ref().is_some_and(|add| add.unpack == Some(true));
+        if unpack && self.unpacked(step, &sources, &found, copier)? {
+            return Ok(());
+        }
+        copier
+            .copy(&sources, &found, &step.dest)
+            .map_err(|error| Failure::new(format!("could not add {shown}: {error}")))
     }
 
     fn workdir(&mut self, path: &ImagePath, fold: &mut Fold) -> Result<Difference, Failure> {
@@ -687,6 +732,17 @@ fn touches_root(instruction: &Instruction) -> bool {
         instruction,
         Instruction::Run(_) | Instruction::Copy(_) | Instruction::Add(_) | Instruction::Workdir(_)
     )
+}
+
+fn fetch_settings(registry: &Settings) -> FetchSettings {
+    FetchSettings {
+        http_proxy: registry.proxies.http.clone(),
+        https_proxy: registry.proxies.https.clone(),
+        no_proxy: registry.proxies.exceptions.clone(),
+        user_agent: registry.user_agent.clone(),
+        connect: registry.patience.connect,
+        idle: registry.patience.idle,
+    }
 }
 
 fn rules(step: &CopyStep, rootfs: &Rootfs) -> Result<CopyRules, Failure> {
