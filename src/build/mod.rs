@@ -191,7 +191,7 @@ fn run(
 fn parse(context: &Context) -> Result<Dockerfile, Failure> {
     crate::dockerfile::parse(&context.dockerfile_name, &context.dockerfile).map_err(|error| {
         let place = format!("{}:{}", context.dockerfile_name, error.line());
-        Failure::new(error.message().to_owned()).at(place).excerpt(error.render(false))
+        Failure::new(error.message().to_owned()).at(place).excerpt(&error.render(false))
     })
 }
 

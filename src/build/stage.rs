@@ -11,6 +11,7 @@ use super::images::{Images, NamedContext};
 use super::tree::{copy_tree, in_place_exclusions, move_tree};
 use super::work::WorkDir;
 use super::{Order, SnapshotMode, Verify, Watch, repositories};
+use crate::context::http::{self, FetchSettings};
 use crate::context::{Context, Ignore};
 use crate::dockerfile::{Dockerfile, Instruction, history};
 use crate::image::{
@@ -20,10 +21,10 @@ use crate::plan::{
     Action, Arguments, Base, BaseImages as _, CopySource, CopyStep, Origin, Plan, PlannedStage,
     RunStep, Scope, Step, StepError, step,
 };
-use crate::registry::{PendingUpload, Registry};
+use crate::registry::{PendingUpload, Registry, Settings};
 use crate::report::{ExitStatus, Explain as _, Failure};
 use crate::rootfs::{Exclusions, Identity, Isolation, Rootfs, inflate};
-use crate::step::{Chmod, Copier, CopyRules, Runner, SourceTree, make_workdir, run};
+use crate::step::{Chmod, Copier, CopyRules, Found, Runner, SourceTree, add, make_workdir, run};
 
 /// The compression level of new layers: "best speed", as kaniko has it by default.
 const GZIP_LEVEL: u32 = 1;
@@ -260,6 +261,10 @@ impl<'a, 'p> Stages<'a, 'p> {
         }
         fold.image = fold.image.clone().with_config(config);
         let place = builder.place(&ready, trigger);
+        let shown = |failure: Failure| {
+            let failure = failure.at(&place);
+            if trigger { failure } else { failure.excerpt(&builder.excerpt(instruction.span)) }
+        };
         let outcome = match &ready.action {
             Action::Configure => None,
             Action::Run(run) => Some(self.run(run, &ready, fold)),
@@ -269,8 +274,8 @@ impl<'a, 'p> Stages<'a, 'p> {
         let layer = match outcome {
             None => None,
             Some(done) => {
-                let difference = done.map_err(|failure| failure.at(&place))?;
-                Some(self.pack(difference, fold).map_err(|failure| failure.at(&place))?)
+                let difference = done.map_err(shown)?;
+                Some(self.pack(difference, fold).map_err(shown)?)
             }
         };
         self.record(&ready, layer, fold);
@@ -321,8 +326,10 @@ impl<'a, 'p> Stages<'a, 'p> {
             event_budget,
         };
         let started = Instant::now();
-        let ran = run(&runner, rootfs, step, &who).map_err(|error| run_failure(&error))?;
+        let ran = run(&runner, rootfs, step, &who)
+            .map_err(|error| run_failure(&error, step.argv.first().map_or("", String::as_str)))?;
         let took = started.elapsed();
+        builder.work.restore()?;
         let status = ran.outcome.status;
         builder.go_on()?;
         if !status.success() {
@@ -394,12 +401,23 @@ impl<'a, 'p> Stages<'a, 'p> {
         let mut copier = Copier::new(rootfs, rules);
         let failed = |error: crate::step::CopyError| Failure::new(error.to_string());
         for source in &step.sources {
-            let CopySource::Path(pattern) = source else { continue };
+            let pattern = match source {
+                CopySource::Path(pattern) => pattern,
+                CopySource::Url(url) => {
+                    self.add_fetched(step, url, &mut copier)?;
+                    continue;
+                }
+                CopySource::Inline(..) => continue,
+            };
             let found = sources.find(pattern).map_err(failed)?;
             if found.is_empty() {
                 tracing::warn!("{pattern}: no file of {} matches", sources.label());
             }
+            let unpack = step.add.as_ref().is_some_and(|add| add.unpack.unwrap_or(true));
             for one in found {
+                if unpack && self.unpacked(step, &sources, &one, &mut copier)? {
+                    continue;
+                }
                 copier.copy(&sources, &one, &step.dest).map_err(failed)?;
             }
         }
@@ -409,6 +427,63 @@ impl<'a, 'p> Stages<'a, 'p> {
         }
         let paths = copier.into_written();
         self.compare_named(paths, rootfs)
+    }
+
+    /// Unpacks a source of ADD if it is an archive; tells whether it was one.
+    fn unpacked(
+        &self,
+        step: &CopyStep,
+        sources: &SourceTree<'_>,
+        found: &Found,
+        copier: &mut Copier<'_>,
+    ) -> Result<bool, Failure> {
+        let archive =
+            add::archive(sources, found).map_err(|error| Failure::new(error.to_string()))?;
+        let Some(archive) = archive else { return Ok(false) };
+        let archive = Interruptible { archive, interrupt: self.builder.interrupt };
+        add::unpack(copier, archive, &step.dest).map_err(|error| {
+            Failure::new(format!("could not unpack {}: {error}", found.name.display()))
+        })?;
+        Ok(true)
+    }
+
+    /// Adds a file of the web.
+    fn add_fetched(
+        &self,
+        step: &CopyStep,
+        url: &str,
+        copier: &mut Copier<'_>,
+    ) -> Result<(), Failure> {
+        let builder = self.builder;
+        let dir = tempfile::tempdir_in(builder.work.scratch())
+            .could_not(|| "make a directory for what is fetched".to_owned())?;
+        let shown = http::without_credentials(url);
+        tracing::info!("Fetching {shown}");
+        let fetched = http::fetch(
+            url,
+            &dir.path().join("file"),
+            &fetch_settings(&builder.order.registry),
+            || builder.interrupt.is_triggered(),
+        )
+        .map_err(|error| Failure::new(format!("could not add {error}")))?;
+        let digest = Digest::from_bytes(fetched.sha256);
+        let expected = step.add.as_ref().and_then(|add| add.checksum);
+        if let Some(expected) = expected.filter(|expected| *expected != digest) {
+            return Err(Failure::new(format!("{shown} has the checksum {digest}, not {expected}"))
+                .hint(
+                    "the file has changed since the Dockerfile was written, or was tampered with",
+                ));
+        }
+        let sources = SourceTree::context(dir.path(), None, &shown)
+            .could_not(|| "open what was fetched".to_owned())?;
+        let found = Found { path: "file".into(), name: fetched.name.into() };
+        let unpack = step.add.as_ref().is_some_and(|add| add.unpack == Some(true));
+        if unpack && self.unpacked(step, &sources, &found, copier)? {
+            return Ok(());
+        }
+        copier
+            .copy(&sources, &found, &step.dest)
+            .map_err(|error| Failure::new(format!("could not add {shown}: {error}")))
     }
 
     fn workdir(&mut self, path: &ImagePath, fold: &mut Fold) -> Result<Difference, Failure> {
@@ -612,6 +687,11 @@ impl Builder<'_> {
         format!("{}:{}", self.context.dockerfile_name, step.line)
     }
 
+    /// The lines of an instruction, marked.
+    fn excerpt(&self, span: crate::dockerfile::Span) -> String {
+        self.dockerfile.source.annotate(span, "", None, false)
+    }
+
     fn step_failure(&self, error: &StepError, trigger: bool) -> Failure {
         if trigger {
             return Failure::new(error.kind.to_string()).at("ONBUILD trigger of the base image");
@@ -619,7 +699,7 @@ impl Builder<'_> {
         let place = format!("{}:{}", self.context.dockerfile_name, error.line);
         let message = error.kind.to_string();
         let excerpt = self.dockerfile.source.annotate(error.span, &message, None, false);
-        Failure::new(message).at(place).excerpt(excerpt)
+        Failure::new(message).at(place).excerpt(&excerpt)
     }
 }
 
@@ -654,6 +734,17 @@ fn touches_root(instruction: &Instruction) -> bool {
     )
 }
 
+fn fetch_settings(registry: &Settings) -> FetchSettings {
+    FetchSettings {
+        http_proxy: registry.proxies.http.clone(),
+        https_proxy: registry.proxies.https.clone(),
+        no_proxy: registry.proxies.exceptions.clone(),
+        user_agent: registry.user_agent.clone(),
+        connect: registry.patience.connect,
+        idle: registry.patience.idle,
+    }
+}
+
 fn rules(step: &CopyStep, rootfs: &Rootfs) -> Result<CopyRules, Failure> {
     let accounts = || rootfs.accounts().could_not(|| "read the users of the image".to_owned());
     let owner = match &step.chown {
@@ -677,15 +768,16 @@ fn rules(step: &CopyStep, rootfs: &Rootfs) -> Result<CopyRules, Failure> {
     Ok(CopyRules { owner, mode, exclude })
 }
 
-fn run_failure(error: &crate::step::RunError) -> Failure {
+fn run_failure(error: &crate::step::RunError, program: &str) -> Failure {
     use crate::step::RunError;
     let failure = Failure::new(error.to_string());
     match error {
         RunError::Tracer(tracer::Error::Exec { errno, .. }) => {
             let not_there = errno.0 == libc::ENOENT;
             let status = ExitStatus::of_command(if not_there { 127 } else { 126 });
+            let failure = Failure::new(format!("could not run {program:?}: {errno}"));
             failure.status(status).hint(if not_there {
-                "the image has no such program (or not the interpreter of the script)"
+                "the image has no such program in its PATH, or not the interpreter that the file names"
             } else {
                 "is the file executable, and built for this platform?"
             })

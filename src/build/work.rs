@@ -22,11 +22,17 @@ impl WorkDir {
             .could_not(doing)
             .map_err(|failure| failure.hint(hint))?;
         let work = Self { dir };
-        for sub in ["layers", "blobs", "stages", "scratch"] {
-            std::fs::create_dir(work.path().join(sub)).could_not(doing)?;
-        }
-        work.name_service()?;
+        work.restore()?;
         Ok(work)
+    }
+
+    /// Makes what is missing of it: a step in place may have removed the executor's directory.
+    pub(super) fn restore(&self) -> Result<(), Failure> {
+        for sub in ["layers", "blobs", "stages", "scratch"] {
+            let path = self.path().join(sub);
+            std::fs::create_dir_all(&path).could_not(|| format!("make {}", path.display()))?;
+        }
+        self.name_service()
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -65,6 +71,9 @@ impl WorkDir {
         for name in ["resolv.conf", "hosts"] {
             let text = std::fs::read(Path::new("/etc").join(name)).unwrap_or_default();
             let copy = self.scratch().join(name);
+            if copy.exists() {
+                continue;
+            }
             std::fs::write(&copy, text).could_not(|| format!("write {}", copy.display()))?;
         }
         Ok(())

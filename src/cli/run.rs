@@ -55,8 +55,9 @@ fn execute(flags: &Flags) -> Result<(), Failure> {
     }
 }
 
-/// What a step must not learn: this process holds credentials. Files get the modes they are given,
-/// and many may be open.
+/// What a step must not learn: this process holds credentials. What it makes for itself is nobody
+/// else's to write, whatever it was started with; files of the image get their modes by chmod(2).
+/// Many files may be open: one for each level of a tree.
 fn harden() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit};
     if let Err(errno) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
@@ -64,7 +65,7 @@ fn harden() {
             "steps may read the memory of this process: prctl(PR_SET_DUMPABLE): {errno}"
         );
     }
-    rustix::process::umask(rustix::fs::Mode::empty());
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(errno) = rustix::process::setrlimit(Resource::Nofile, raised) {

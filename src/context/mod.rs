@@ -1,6 +1,7 @@
 //! The build context: the files that a Dockerfile may copy from.
 
 pub mod glob;
+pub mod http;
 pub mod ignore;
 
 use std::io;

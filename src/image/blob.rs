@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ impl Blob {
     #[must_use]
     pub fn path(&self, digest: Digest) -> Option<PathBuf> {
         match self {
-            Self::File(file) => Some(file.path().to_owned()),
+            Self::File(file) => Some(file.readable()),
             Self::Layout(dir) => Some(layout_path(dir, digest)),
             Self::Registry(_) => None,
         }
@@ -35,9 +36,10 @@ impl Blob {
     ///
     /// A blob that is in a registry is [`io::ErrorKind::NotFound`]: fetch it first.
     pub fn open(&self, digest: Digest) -> io::Result<Box<dyn Read + Send>> {
-        match self.path(digest) {
-            Some(path) => Ok(Box::new(File::open(path)?)),
-            None => Err(io::Error::new(
+        match self {
+            Self::File(file) => Ok(Box::new(file.open()?)),
+            Self::Layout(dir) => Ok(Box::new(File::open(layout_path(dir, digest))?)),
+            Self::Registry(_) => Err(io::Error::new(
                 io::ErrorKind::NotFound,
                 format!("blob {digest} has not been downloaded"),
             )),
@@ -51,13 +53,16 @@ pub(crate) fn layout_path(dir: &Path, digest: Digest) -> PathBuf {
 }
 
 /// A file with the bytes of a blob. Clones share it; a temporary one is deleted with its last clone.
+///
+/// A temporary file stays readable when somebody else removes its name: a step that runs in the
+/// executor's own container may well do that.
 #[derive(Clone, Debug)]
 pub struct BlobFile(Arc<Place>);
 
 #[derive(Debug)]
 enum Place {
     Kept(PathBuf),
-    Temporary(TempPath),
+    Temporary(TempPath, Option<File>),
 }
 
 impl BlobFile {
@@ -70,7 +75,8 @@ impl BlobFile {
     /// A file that lives as long as its last clone.
     #[must_use]
     pub fn temporary(path: TempPath) -> Self {
-        Self(Arc::new(Place::Temporary(path)))
+        let handle = File::open(&path).ok();
+        Self(Arc::new(Place::Temporary(path, handle)))
     }
 
     /// Where it is.
@@ -78,19 +84,44 @@ impl BlobFile {
     pub fn path(&self) -> &Path {
         match &*self.0 {
             Place::Kept(path) => path,
-            Place::Temporary(path) => path,
+            Place::Temporary(path, _) => path,
+        }
+    }
+
+    /// A path under which it can be opened: its own, or that of the handle kept on it.
+    fn readable(&self) -> PathBuf {
+        match &*self.0 {
+            Place::Temporary(path, Some(handle)) if !path.exists() => {
+                // Opening it gives a new description with an offset of its own (proc(5)).
+                PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()))
+            }
+            Place::Temporary(path, _) => path.to_path_buf(),
+            Place::Kept(path) => path.clone(),
         }
     }
 
     /// Opens it for reading.
     pub fn open(&self) -> io::Result<File> {
-        File::open(self.path())
+        File::open(self.readable())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_without_a_name_can_still_be_read_twice() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "bytes").unwrap();
+        let blob = BlobFile::temporary(file.into_temp_path());
+        std::fs::remove_file(blob.path()).unwrap();
+        for _ in 0..2 {
+            let mut text = String::new();
+            blob.open().unwrap().read_to_string(&mut text).unwrap();
+            assert_eq!(text, "bytes");
+        }
+    }
 
     #[test]
     fn temporary_goes_with_the_last_clone() {

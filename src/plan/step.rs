@@ -10,7 +10,7 @@ use crate::dockerfile::{
     Add, CommandLine, Copy, Dockerfile, ExpandError, Expose, Healthcheck, Instruction, Located,
     Network, Program, Run, Security, Source, Span, Transfer, Word, expand_body, history,
 };
-use crate::image::{Healthcheck as HealthcheckConfig, ImageConfig};
+use crate::image::{Digest, Healthcheck as HealthcheckConfig, ImageConfig};
 
 /// An instruction that is ready to be carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +79,8 @@ pub struct CopyStep {
 pub enum CopySource {
     /// A path or pattern.
     Path(String),
+    /// A file of the web, by its http or https URL.
+    Url(String),
     /// A file with this name and content.
     Inline(String, String),
 }
@@ -86,8 +88,11 @@ pub enum CopySource {
 /// The options of ADD.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddStep {
-    /// Whether local archives are unpacked.
-    pub unpack: bool,
+    /// `--unpack`: whether archives are unpacked. By default, those of the context are, and those
+    /// of the web are not.
+    pub unpack: Option<bool>,
+    /// `--checksum`, of the one file of the web.
+    pub checksum: Option<Digest>,
 }
 
 /// An instruction that cannot be carried out, and where it says so.
@@ -343,27 +348,44 @@ impl Evaluator<'_> {
                 .map_err(StepErrorKind::Origin)?,
         };
         let (step, told) = self.transfer(&copy.files, from, None)?;
+        let is_remote = |path: &str| is_web(path) || is_git(path);
+        if told.paths.iter().any(|path| is_remote(path)) {
+            return Err(StepErrorKind::Value("COPY takes no URL: write ADD".to_owned()));
+        }
         let told = history::Transferred { parents: copy.parents, ..told };
         Ok((Action::Copy(step), Some(history::copy(&told))))
     }
 
     fn add(&mut self, add: &Add) -> Result<Done, StepErrorKind> {
-        if add.checksum.is_some() {
-            return Err(StepErrorKind::Unsupported("ADD --checksum"));
-        }
         if add.keep_git_dir.is_some() {
             return Err(StepErrorKind::Unsupported("ADD --keep-git-dir"));
         }
-        let options = AddStep { unpack: add.unpack.unwrap_or(true) };
-        let (step, told) = self.transfer(&add.files, Origin::Context, Some(options))?;
-        for source in &step.sources {
-            if let CopySource::Path(path) = source
-                && is_remote(path)
-            {
-                return Err(StepErrorKind::Unsupported("ADD of a URL or Git repository"));
+        let checksum = add.checksum.as_ref().map(|word| self.checksum(word)).transpose()?;
+        let options = AddStep { unpack: add.unpack, checksum };
+        let (mut step, mut told) = self.transfer(&add.files, Origin::Context, Some(options))?;
+        for source in &mut step.sources {
+            let CopySource::Path(path) = source else { continue };
+            if is_git(path) {
+                return Err(StepErrorKind::Unsupported("ADD of a Git repository"));
+            }
+            if is_web(path) {
+                *source = CopySource::Url(std::mem::take(path));
             }
         }
+        if checksum.is_some() && !matches!(step.sources.as_slice(), [CopySource::Url(_)]) {
+            return Err(StepErrorKind::Value(
+                "--checksum needs exactly one source, an http or https URL".to_owned(),
+            ));
+        }
+        for path in &mut told.paths {
+            *path = without_user(path);
+        }
         Ok((Action::Copy(step), Some(history::add(&told))))
+    }
+
+    fn checksum(&self, word: &Word) -> Result<Digest, StepErrorKind> {
+        let text = self.expand(word)?;
+        text.parse().map_err(|error| StepErrorKind::Value(format!("--checksum: {error}")))
     }
 
     fn transfer(
@@ -419,7 +441,7 @@ fn transferred(
     };
     for source in sources {
         match source {
-            CopySource::Path(path) => told.paths.push(path.clone()),
+            CopySource::Path(path) | CopySource::Url(path) => told.paths.push(path.clone()),
             CopySource::Inline(name, _) => told.heredocs.push(name.clone()),
         }
     }
@@ -486,9 +508,26 @@ fn destination(dir: &str, written: &str) -> String {
     if is_dir && path != "/" { format!("{path}/") } else { path }
 }
 
-fn is_remote(source: &str) -> bool {
-    ["http://", "https://", "git://", "ssh://"].iter().any(|scheme| source.starts_with(scheme))
+fn is_web(source: &str) -> bool {
+    source.starts_with("http://") || source.starts_with("https://")
+}
+
+/// As BuildKit tells them: by scheme, by `user@host:path`, or by a path that ends in `.git`.
+fn is_git(source: &str) -> bool {
+    let path = source.split(['#', '?']).next().unwrap_or_default();
+    ["git://", "ssh://"].iter().any(|scheme| source.starts_with(scheme))
         || source.starts_with("git@")
+        || (is_web(source) && path.ends_with(".git"))
+}
+
+/// A URL without user and password, for the history.
+fn without_user(source: &str) -> String {
+    let Some((scheme, rest)) = source.split_once("://").filter(|_| is_web(source)) else {
+        return source.to_owned();
+    };
+    let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
 }
 
 #[cfg(test)]
@@ -508,6 +547,23 @@ mod tests {
             ("/w", "../../..", "/"),
         ] {
             assert_eq!(destination(dir, written), want, "{dir} {written}");
+        }
+    }
+
+    #[test]
+    fn sources_of_the_web_and_of_git() {
+        for (source, web, git, told) in [
+            ("https://h/x.tar", true, false, "https://h/x.tar"),
+            ("https://u:p@h:1/x@y?a=b@c", true, false, "https://h:1/x@y?a=b@c"),
+            ("https://u:p%40@h", true, false, "https://h"),
+            ("https://h/x.git", true, true, "https://h/x.git"),
+            ("https://h/x.git#v1:sub", true, true, "https://h/x.git#v1:sub"),
+            ("git@h:x/y", false, true, "git@h:x/y"),
+            ("ssh://git@h/x", false, true, "ssh://git@h/x"),
+            ("httpsdir/x.git", false, false, "httpsdir/x.git"),
+        ] {
+            assert_eq!((is_web(source), is_git(source)), (web, git), "{source}");
+            assert_eq!(without_user(source), told, "{source}");
         }
     }
 

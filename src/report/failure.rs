@@ -102,10 +102,15 @@ impl Failure {
         self.0.message.contains(sentence)
     }
 
-    /// Adds source lines to show below the sentence.
+    /// Adds source lines to show below the sentence. The title of an annotated excerpt goes: the
+    /// sentence says it already.
     #[must_use]
-    pub fn excerpt(mut self, excerpt: impl Into<String>) -> Self {
-        self.0.excerpt = Some(excerpt.into());
+    pub fn excerpt(mut self, excerpt: &str) -> Self {
+        let lines = match excerpt.split_once('\n') {
+            Some((title, lines)) if title.starts_with("error") => lines,
+            _ => excerpt,
+        };
+        self.0.excerpt = Some(lines.to_owned());
         self
     }
 
@@ -177,6 +182,12 @@ mod tests {
             failure.to_string(),
             "error: could not read /etc/x: Permission denied (os error 13)\nhint: run as root"
         );
+    }
+
+    #[test]
+    fn an_excerpt_does_not_repeat_the_sentence() {
+        let failure = Failure::new("D:1: bad").excerpt("error: bad\n --> D:1:1\n  | x");
+        assert_eq!(failure.to_string(), "error: D:1: bad\n --> D:1:1\n  | x");
     }
 
     #[test]

@@ -7,11 +7,15 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::mpsc::{Receiver, sync_channel};
 
+use super::archive::has_valid_checksum;
 use crate::image::{Compression, Digest, Hasher};
 
 const PIECE: usize = 256 << 10;
 /// Pieces that may wait to be read.
 const AHEAD: usize = 8;
+
+/// What an xz archive may make its decoder allocate: `xz -9` takes 65 MiB.
+const XZ_MEMORY: u64 = 512 << 20;
 
 /// The uncompressed bytes of a layer; the last read fails if they are not what the image config
 /// says (`rootfs.diff_ids`).
@@ -62,6 +66,84 @@ pub fn decoder(
     })
 }
 
+/// How an archive for ADD is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// Not at all.
+    Plain,
+    /// gzip (RFC 1952).
+    Gzip,
+    /// bzip2.
+    Bzip2,
+    /// xz.
+    Xz,
+    /// Zstandard (RFC 8878).
+    Zstd,
+}
+
+impl Packing {
+    /// By the first bytes, as Docker does; what nothing else claims is plain.
+    fn of(start: &[u8]) -> Self {
+        match start {
+            [0x1f, 0x8b, 0x08, ..] => Self::Gzip,
+            [b'B', b'Z', b'h', ..] => Self::Bzip2,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            _ => Self::Plain,
+        }
+    }
+}
+
+/// An archive that was recognised: how it was packed, and its uncompressed bytes.
+pub type Sniffed = (Packing, Box<dyn Read + Send>);
+
+/// Recognises a tar archive by its content: what is uncompressed begins with a block that carries
+/// its own checksum. Nothing for any other file, however it is compressed.
+///
+/// # Errors
+/// The source cannot be read; damaged compression is no error, but no archive either.
+pub fn sniffed(source: impl Read + Send + 'static) -> io::Result<Option<Sniffed>> {
+    let mut source = BufReader::with_capacity(PIECE, source);
+    let mut start = [0; 6];
+    let got = fill(&mut source, &mut start)?;
+    let packing = Packing::of(&start[..got]);
+    let whole =
+        BufReader::with_capacity(PIECE, io::Cursor::new(start).take(got as u64).chain(source));
+    let mut archive: Box<dyn Read + Send> = match packing {
+        Packing::Plain => Box::new(whole),
+        Packing::Gzip => Box::new(Members::new(whole)),
+        Packing::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(whole)),
+        Packing::Xz => Box::new(xz(whole)?),
+        Packing::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(whole)?),
+    };
+    let mut header = [0; 512];
+    let Ok(got) = fill(&mut archive, &mut header) else { return Ok(None) };
+    let is_tar =
+        got == header.len() && header.iter().any(|byte| *byte != 0) && has_valid_checksum(&header);
+    let archive = io::Cursor::new(header).chain(archive);
+    Ok(is_tar.then(|| (packing, Box::new(archive) as Box<dyn Read + Send>)))
+}
+
+fn xz<R: BufRead>(source: R) -> io::Result<liblzma::bufread::XzDecoder<R>> {
+    let flags = liblzma::stream::CONCATENATED;
+    let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, flags)?;
+    Ok(liblzma::bufread::XzDecoder::new_stream(source, stream))
+}
+
+/// Fills `buffer` as far as the source goes.
+fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match source.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(got) => filled += got,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
 fn pump(
     mut decoder: impl Read,
     expected: Option<Digest>,
@@ -70,13 +152,7 @@ fn pump(
     let mut hasher = Hasher::default();
     loop {
         let mut piece = vec![0; PIECE];
-        let mut filled = 0;
-        while filled < PIECE {
-            match decoder.read(&mut piece[filled..])? {
-                0 => break,
-                got => filled += got,
-            }
-        }
+        let filled = fill(&mut decoder, &mut piece)?;
         if filled == 0 {
             break;
         }
@@ -207,6 +283,63 @@ mod tests {
         flipped[checksum] ^= 1;
         assert!(read(&flipped).is_err(), "bad checksum");
         assert!(read(b"").is_err());
+    }
+
+    fn by(program: &str, arguments: &[&str], bytes: &[u8]) -> Vec<u8> {
+        use std::process::{Command, Stdio};
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect(program);
+        child.stdin.take().expect("piped").write_all(bytes).expect(program);
+        child.wait_with_output().expect(program).stdout
+    }
+
+    #[test]
+    fn archives_are_known_by_their_content() {
+        let tar = crate::rootfs::crafted::Crafted::new().file("a", &[7; 3000]).end();
+        let text = b"no archive at all".repeat(100);
+        let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 9][..], &by("zstd", &["-c"], &tar)];
+        for (what, bytes, want) in [
+            ("tar", tar.clone(), Some(Packing::Plain)),
+            ("gzip", gzip(&tar), Some(Packing::Gzip)),
+            ("bzip2", by("bzip2", &["-c"], &tar), Some(Packing::Bzip2)),
+            ("xz", by("xz", &["-c"], &tar), Some(Packing::Xz)),
+            ("zstd", by("zstd", &["-c"], &tar), Some(Packing::Zstd)),
+            ("zstd behind a frame to skip", skippable.concat(), Some(Packing::Zstd)),
+            ("a gzip that is no tar", gzip(&text), None),
+            ("an xz that is no tar", by("xz", &["-c"], &text), None),
+            ("text", text.to_vec(), None),
+            ("nothing", Vec::new(), None),
+            ("zeros", vec![0; 4096], None),
+            ("a cut gzip", gzip(&tar)[..12].to_vec(), None),
+            ("magic and rubbish", b"\x1f\x8b\x08 rubbish rubbish rubbish".to_vec(), None),
+            ("a wrong checksum", [b"x", &tar[1..]].concat(), None),
+            ("a short file", tar[..300].to_vec(), None),
+        ] {
+            let found = sniffed(io::Cursor::new(bytes)).expect(what);
+            assert_eq!(found.as_ref().map(|(packing, _)| *packing), want, "{what}");
+            if let Some((_, mut archive)) = found {
+                let mut out = Vec::new();
+                archive.read_to_end(&mut out).expect(what);
+                assert!(out == tar, "{what}");
+            }
+        }
+    }
+
+    #[test]
+    fn parts_one_behind_the_other_are_one_archive() {
+        let tar = crate::rootfs::crafted::Crafted::new().file("a", &[7; 3000]).end();
+        let (one, two) = tar.split_at(2000);
+        for program in ["gzip", "bzip2", "xz", "zstd"] {
+            let parts = [by(program, &["-c"], one), by(program, &["-c"], two)].concat();
+            let found = sniffed(io::Cursor::new(parts)).expect(program).expect(program);
+            let mut out = Vec::new();
+            BufReader::new(found.1).read_to_end(&mut out).expect(program);
+            assert!(out == tar, "{program}");
+        }
     }
 
     #[test]

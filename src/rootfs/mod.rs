@@ -3,15 +3,22 @@
 //! It changes in two places only: [`Rootfs::unpack`], and the execution of a
 //! step, after which the difference is applied to the index.
 
+mod archive;
 mod capabilities;
 mod container;
+#[cfg(test)]
+pub(crate) mod crafted;
 mod exclusions;
 mod inflate;
 mod isolation;
 mod mounts;
+mod parents;
+mod pax;
+mod place;
 mod tree;
 mod unpack;
 mod users;
+mod writer;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -20,16 +27,20 @@ use std::path::Path;
 use snapshot::{Difference, ImagePath, Index, Kind, Suspects};
 use thiserror::Error;
 
+pub use archive::{Archive, ArchiveError, Member, MemberKind};
 pub use capabilities::missing_capabilities;
 pub use container::{Container, container};
 pub use exclusions::{Exclusions, mount_points};
-pub use inflate::{Inflated, decoder, inflate};
+pub use inflate::{Inflated, Packing, Sniffed, decoder, inflate, sniffed};
 pub(crate) use isolation::enter;
 pub use isolation::{Choice, Chosen, Isolation, IsolationError, UnknownIsolation, choose};
 pub use mounts::{BindMount, MountPlan, MountPoints, Point, TmpfsMount};
+pub(crate) use parents::Parents;
+pub(crate) use place::Place;
 pub use tree::{Metadata, Tree, names_in};
 pub use unpack::{UnpackError, Unpacked, Unpacker};
 pub use users::{Accounts, Identity, UnknownUser};
+pub use writer::{Attributes, WriteError, Writer};
 
 /// The longest account file that is read: more is no account file.
 const LONGEST_ACCOUNT_FILE: u64 = 10 << 20;

@@ -287,7 +287,7 @@ pub(super) fn seen_by(handle: BorrowedFd<'_>) -> io::Result<Option<Seen>> {
     Ok(seen_in(&rustix::fs::fstat(handle)?))
 }
 
-fn seen_in(stat: &rustix::fs::Stat) -> Option<Seen> {
+pub(super) fn seen_in(stat: &rustix::fs::Stat) -> Option<Seen> {
     let nanos = u32::try_from(stat.st_ctime_nsec).unwrap_or(0);
     Seen::new(stat.st_ino, Timestamp::new(stat.st_ctime, nanos))
 }
@@ -296,7 +296,7 @@ fn seen_in(stat: &rustix::fs::Stat) -> Option<Seen> {
 ///
 /// # Errors
 /// What open(2) says, `EEXIST` among others.
-fn create_at(parent: BorrowedFd<'_>, name: &CString) -> io::Result<std::fs::File> {
+pub(super) fn create_at(parent: BorrowedFd<'_>, name: &CString) -> io::Result<std::fs::File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(parent, name, flags, mode_bits(0o600))?.into())
 }
@@ -322,14 +322,14 @@ fn step_by_step(root: BorrowedFd<'_>, path: &ImagePath, flags: OFlags) -> io::Re
     Ok(here)
 }
 
-fn is_dir(parent: BorrowedFd<'_>, name: &CString) -> io::Result<bool> {
+pub(super) fn is_dir(parent: BorrowedFd<'_>, name: &CString) -> io::Result<bool> {
     let seen = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(rustix::fs::FileType::from_raw_mode(seen.st_mode).is_dir())
 }
 
 /// Removes `name` and what is below it, without recursion on the call stack's account: a tree
 /// may be thousands of levels deep.
-fn remove_at(parent: BorrowedFd<'_>, name: &CString) -> io::Result<()> {
+pub(super) fn remove_at(parent: BorrowedFd<'_>, name: &CString) -> io::Result<()> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
@@ -382,22 +382,22 @@ pub fn names_in(dir: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
 }
 
 /// The permission bits that chmod(2) takes.
-fn mode_bits(mode: u32) -> Mode {
+pub(super) fn mode_bits(mode: u32) -> Mode {
     Mode::from_raw_mode(mode & 0o7777)
 }
 
-fn times(mtime: Timestamp) -> Timestamps {
+pub(super) fn times(mtime: Timestamp) -> Timestamps {
     Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: Timespec { tv_sec: mtime.secs(), tv_nsec: i64::from(mtime.nanos()) },
     }
 }
 
-fn uid((uid, _): (u32, u32)) -> rustix::fs::Uid {
+pub(super) fn uid((uid, _): (u32, u32)) -> rustix::fs::Uid {
     rustix::fs::Uid::from_raw(uid)
 }
 
-fn gid((_, gid): (u32, u32)) -> rustix::fs::Gid {
+pub(super) fn gid((_, gid): (u32, u32)) -> rustix::fs::Gid {
     rustix::fs::Gid::from_raw(gid)
 }
 

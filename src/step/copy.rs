@@ -228,7 +228,19 @@ impl<'a> SourceTree<'a> {
         self.ignore.is_none_or(|ignore| ignore.may_hold_kept(bytes))
     }
 
-    fn at(&self, path: &Path, source: io::Error) -> CopyError {
+    /// The regular file that `found` is, opened; nothing where it is something else.
+    pub(crate) fn file(&self, found: &Found) -> Result<Option<File>, CopyError> {
+        let (parent, Some(name)) = split_last(&found.path) else { return Ok(None) };
+        let failed = |error| self.at(&found.path, error);
+        let dir = self.open_dir(&parent).map_err(failed)?;
+        let stat = stat_at(&dir, &name).map_err(failed)?;
+        if !FileType::from_raw_mode(stat.st_mode).is_file() {
+            return Ok(None);
+        }
+        open_file(&dir, &name).map(Some).map_err(failed)
+    }
+
+    pub(crate) fn at(&self, path: &Path, source: io::Error) -> CopyError {
         CopyError::Source { path: format!("{} in {}", path.display(), self.label), source }
     }
 }
@@ -267,6 +279,21 @@ impl<'a> Copier<'a> {
     /// Copies by `rules` into `rootfs`.
     pub fn new(rootfs: &'a Rootfs, rules: CopyRules) -> Self {
         Self { rootfs, rules, written: Vec::new(), copies: HashMap::new() }
+    }
+
+    /// The root that is copied into.
+    pub(crate) fn rootfs(&self) -> &'a Rootfs {
+        self.rootfs
+    }
+
+    /// `--chown`.
+    pub(crate) fn owner_of_all(&self) -> Option<(u32, u32)> {
+        self.rules.owner
+    }
+
+    /// Remembers paths that somebody else wrote.
+    pub(crate) fn wrote(&mut self, paths: impl IntoIterator<Item = ImagePath>) {
+        self.written.extend(paths);
     }
 
     /// The paths that were written.

@@ -2,6 +2,7 @@
 //!
 //! Each answers what it may have changed; comparing and packing come after it.
 
+pub mod add;
 mod chmod;
 mod copy;
 mod output;
