@@ -140,10 +140,11 @@ fn compiling_touches_what_the_walk_finds() {
     }
 }
 
-/// Two builds cannot give the same times, so each step sets them all to one.
+/// Two builds cannot give the same times, so each step sets them all to one. A mount is found too,
+/// and may refuse.
 const SETTLED: &str = "FROM debian\nCOPY *.deb /debs/\n\
     RUN dpkg -i /debs/*.deb && rm -rf /debs /var/log/* /var/cache/ldconfig/* && \
-        find / -xdev -newermt 2020-01-01 -exec touch -h -d @1000000000 {} +\n";
+        { find / -xdev -newermt 2020-01-01 -exec touch -h -d @1000000000 {} + || true; }\n";
 
 #[test]
 fn the_layer_from_the_trace_is_the_layer_from_the_walk() {
