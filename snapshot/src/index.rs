@@ -171,9 +171,11 @@ impl Index {
         glance.matches(entry) && (entry.foreign || entry.seen.is_some_and(|seen| self.proves(seen)))
     }
 
-    /// Forgets every inode and ctime, so that the next walk compares all content.
+    /// Forgets every inode and ctime, so that the next walk compares all content. Those of foreign
+    /// entries stay: nothing else is known of them.
     pub fn distrust(&mut self) {
-        let paths: Vec<ImagePath> = self.iter().map(|(path, _)| path.clone()).collect();
+        let own = self.iter().filter(|(_, entry)| !entry.foreign);
+        let paths: Vec<ImagePath> = own.map(|(path, _)| path.clone()).collect();
         for path in &paths {
             if let Some(entry) = self.get_mut(path) {
                 entry.seen = None;
