@@ -17,7 +17,7 @@ mod tree;
 mod work;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tracer::{Interrupt, Tracer};
 
@@ -133,7 +133,7 @@ fn explained(failure: Failure, order: &Order) -> Failure {
     if failure.has_hint() {
         return failure;
     }
-    if failure.is_out_of_space() {
+    if failure.is_out_of_space() || is_full(&order.kaniko_dir) {
         let dir = order.kaniko_dir.display();
         return failure
             .hint(format!("{dir} needs more room; give another place with --kaniko-dir"));
@@ -142,6 +142,12 @@ fn explained(failure: Failure, order: &Order) -> Failure {
         Some(missing) if failure.is_refusal() => failure.hint(missing),
         _ => failure,
     }
+}
+
+/// Whether a file system has no room: a command that met this says it in its own words, or not at all.
+fn is_full(dir: &Path) -> bool {
+    const HARDLY_ANY: u64 = 1 << 16;
+    rustix::fs::statvfs(dir).is_ok_and(|disk| disk.f_bavail * disk.f_frsize < HARDLY_ANY)
 }
 
 fn run(
