@@ -1,6 +1,5 @@
 //! Little memory, little room: a build fits into it, or says what it lacks.
 
-use std::fs;
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -26,25 +25,6 @@ fn a_file_of_a_gigabyte_fits_into_little_memory() {
         .file("zeros", vec![0; 1 << 20])
         .image();
     assert_eq!(image.tree()["/large"].size, 1 << 30);
-}
-
-#[test]
-fn many_small_files_fit_into_little_memory() {
-    let limited = Privileges { memory: Some(MEMORY), ..Privileges::DEFAULT };
-    let image =
-        on_busybox(Place::Pod(limited), "FROM busybox\nCOPY . /files/\nRUN rm -r /files/d1*\n")
-            .context_by(|context| {
-                for directory in 0..100 {
-                    let home = context.join(format!("d{directory}"));
-                    fs::create_dir(&home).unwrap();
-                    for file in 0..200 {
-                        fs::write(home.join(format!("f{file}")), file.to_string()).unwrap();
-                    }
-                }
-            })
-            .image();
-    // The Dockerfile is one of them.
-    assert_eq!(image.layers[1].names().len(), 20_001);
 }
 
 /// A file system of a few megabytes, gone with the value.
