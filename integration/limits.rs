@@ -10,7 +10,7 @@ use crate::executor::{Build, PLACES, Place};
 use crate::pod::Privileges;
 use crate::registry::{Access, Registry};
 
-/// Less than the files of the builds below, by far.
+/// Less than the file below, by far. Files of a tmpfs count as memory: `TMPDIR` has to be on a disk.
 const MEMORY: u64 = 256 << 20;
 
 #[test]
