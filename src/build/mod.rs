@@ -24,7 +24,7 @@ use tracer::{Interrupt, Tracer};
 use crate::context::{Context, ContextSource};
 use crate::dockerfile::Dockerfile;
 use crate::image::{Platform, Reference};
-use crate::plan::{Arguments, Plan, PlanError, plan};
+use crate::plan::{Arguments, PlanError, plan};
 use crate::registry::{Registry, RegistryError, Settings};
 use crate::report::{ExitStatus, Explain as _, Failure};
 use crate::rootfs::{self, Chosen};
@@ -154,14 +154,15 @@ fn run(
 ) -> Result<Built, Failure> {
     order.outputs.check(registry)?;
     let images = Images::new(registry, &order.contexts, interrupt);
-    let arguments = Arguments::new(order.build_args.clone(), &Platform::host(), &order.platform);
     let target = order.target.as_deref();
-    let plan = plan(dockerfile, target, &arguments, &order.platform, &images)
-        .map_err(|error| plan_failure(error, dockerfile))?;
+    let (given, host) = (order.build_args.clone(), Platform::host());
+    let arguments = Arguments::new(given, &host, &order.platform, target);
+    let plan =
+        plan(dockerfile, target, &arguments, &order.platform, &images).map_err(plan_failure)?;
     for name in &plan.unused_arguments {
         tracing::warn!("build argument {name} was given, but nothing declares it");
     }
-    let chosen = choose(order, work, &plan)?;
+    let chosen = choose(order, work)?;
     let tracer = tracer(order.watch)?;
     let builder = Builder {
         order,
@@ -195,19 +196,15 @@ fn parse(context: &Context) -> Result<Dockerfile, Failure> {
     })
 }
 
-fn plan_failure(error: PlanError, dockerfile: &Dockerfile) -> Failure {
+fn plan_failure(error: PlanError) -> Failure {
     match error {
         PlanError::NoBase { file, line, failure } => failure.at(format!("{file}:{line}")),
-        other => {
-            let _ = dockerfile;
-            Failure::new(other.to_string())
-        }
+        other => Failure::new(other.to_string()),
     }
 }
 
-/// Which isolation, told at `info` with the reason. A build without steps that run anything needs
-/// none, but it still decides where the tree is.
-fn choose(order: &Order, work: &WorkDir, _: &Plan<'_>) -> Result<Chosen, Failure> {
+/// Which isolation, told at `info` with the reason.
+fn choose(order: &Order, work: &WorkDir) -> Result<Chosen, Failure> {
     let chosen = rootfs::choose(order.isolation, order.force, work.path())
         .map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
     tracing::info!("Isolation: {} ({})", chosen.isolation, chosen.why);

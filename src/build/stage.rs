@@ -23,7 +23,7 @@ use crate::plan::{
 };
 use crate::registry::{PendingUpload, Registry, Settings};
 use crate::report::{ExitStatus, Explain as _, Failure};
-use crate::rootfs::{Exclusions, Identity, Isolation, Rootfs, inflate};
+use crate::rootfs::{Exclusions, Isolation, Rootfs, inflate};
 use crate::step::{Chmod, Copier, CopyRules, Found, Runner, SourceTree, add, make_workdir, run};
 
 /// The compression level of new layers: "best speed", as kaniko has it by default.
@@ -315,7 +315,7 @@ impl<'a, 'p> Stages<'a, 'p> {
             Failure::new(format!("USER {}: {error}", step.user))
                 .hint("give a number, or create the user in an earlier step")
         })?;
-        self.make_own_dir(&step.dir, &who, fold)?;
+        let made = make_own_dir(&step.dir, fold.root()?)?;
         let rootfs = fold.root()?;
         let scratch = builder.work.scratch();
         let runner = Runner {
@@ -337,8 +337,12 @@ impl<'a, 'p> Stages<'a, 'p> {
             let code = ExitStatus::of_command(status.code());
             return Err(Failure::new(format!("{command}: {status}")).status(code));
         }
-        warn_of_mounts(&ran.suspects, fold.root()?.exclusions());
-        let difference = self.after_run(&ran.outcome.touched, &ran.suspects, fold)?;
+        let mut suspects = ran.suspects;
+        if let Suspects::Only { paths, .. } = &mut suspects {
+            paths.extend(made);
+        }
+        warn_of_mounts(&suspects, fold.root()?.exclusions());
+        let difference = self.after_run(&ran.outcome.touched, &suspects, fold)?;
         tracing::debug!(
             "the command took {took:?}: {} stops, {} events, {} resolved",
             ran.outcome.stats.stops,
@@ -346,15 +350,6 @@ impl<'a, 'p> Stages<'a, 'p> {
             ran.outcome.stats.resolved
         );
         Ok(difference)
-    }
-
-    /// A working directory that the base image names but does not have.
-    fn make_own_dir(&self, dir: &str, _: &Identity, fold: &mut Fold) -> Result<(), Failure> {
-        let path = ImagePath::parse(dir.as_bytes()).could_not(|| format!("work in {dir}"))?;
-        let rootfs = fold.root()?;
-        make_workdir(rootfs, &path, (0, 0))
-            .map(drop)
-            .map_err(|error| Failure::new(format!("could not work in {dir}: {error}")))
     }
 
     /// Looks where the tracer says, or everywhere.
@@ -716,6 +711,14 @@ impl<R: std::io::Read> std::io::Read for Interruptible<'_, R> {
         }
         self.archive.read(buffer)
     }
+}
+
+/// A working directory that the image names but does not have, as the runtime of Docker makes it:
+/// root's. Answers what was made, which belongs into the layer of the step.
+fn make_own_dir(dir: &str, rootfs: &Rootfs) -> Result<Vec<ImagePath>, Failure> {
+    let path = ImagePath::parse(dir.as_bytes()).could_not(|| format!("work in {dir}"))?;
+    make_workdir(rootfs, &path, (0, 0))
+        .map_err(|error| Failure::new(format!("could not work in {dir}: {error}")))
 }
 
 /// Whether a stage has to be on disk.
