@@ -111,7 +111,8 @@ pub enum SnapshotMode {
 /// Builds what is ordered, and gives it where it is wanted.
 ///
 /// # Errors
-/// The first thing that went wrong; nothing was pushed then, and nothing is left on disk.
+/// The first thing that went wrong; no tag was moved then, unless it was the push of a further
+/// destination, and nothing is left on disk.
 pub fn build(order: &Order, interrupt: &Interrupt) -> Result<Built, Failure> {
     let context = Context::open(&order.context, &order.dockerfile, &order.here)
         .map_err(|error| Failure::new(error.to_string()).hint("see --context and --dockerfile"))?;
@@ -122,7 +123,7 @@ pub fn build(order: &Order, interrupt: &Interrupt) -> Result<Built, Failure> {
     interrupt.also(move || canceller.cancel());
     let work = WorkDir::create(&order.kaniko_dir)?;
     let result = run(order, interrupt, &context, &dockerfile, &registry, &work);
-    if interrupt.is_triggered() {
+    if result.is_err() && interrupt.is_triggered() {
         return Err(Failure::new("the build was interrupted").status(ExitStatus::of_signal(15)));
     }
     result.map_err(|failure| explained(failure, order))

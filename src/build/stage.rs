@@ -96,10 +96,11 @@ impl<'a, 'p> Stages<'a, 'p> {
     fn build(&mut self, stage: &PlannedStage<'_>, last: bool) -> Result<Finished, Failure> {
         let needed = needs_root(self.plan, stage);
         let image = self.base_image(stage)?;
+        let rootfs = if needed { Some(self.root(stage)?) } else { None };
+        let image = self.builder.images.with_fetched(&image, &self.builder.order.outputs);
         if last {
             self.upload_base(&image);
         }
-        let rootfs = if needed { Some(self.root(stage)?) } else { None };
         let mut config = image.config().clone();
         config.config.on_build.clear();
         let scope = Scope::new(self.builder.arguments, self.builder.globals, &config.config.env);
@@ -227,7 +228,12 @@ impl<'a, 'p> Stages<'a, 'p> {
             }
         }
         if let Base::Image(image, _) = &stage.base {
-            self.builder.images.forget(image);
+            let later = self.plan.stages.iter().skip_while(|it| it.number != stage.number).skip(1);
+            let again = later.into_iter().filter_map(|it| match &it.base {
+                Base::Image(image, _) => Some(&**image),
+                Base::Scratch | Base::Stage(_) => None,
+            });
+            self.builder.images.forget(image, &again.collect::<Vec<_>>());
         }
         self.finished.insert(stage.number, finished);
         Ok(())
@@ -524,7 +530,7 @@ impl<'a, 'p> Stages<'a, 'p> {
         tracing::info!("Unpacking {name} to copy from it");
         self.builder.images.prefetch(&image, &self.builder.work.blobs());
         self.builder.unpack(&image, &mut rootfs)?;
-        self.builder.images.forget(&image);
+        self.builder.images.forget(&image, &[]);
         self.foreign.insert(name, rootfs);
         Ok(())
     }
