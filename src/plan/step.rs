@@ -147,7 +147,7 @@ pub fn step(
     let done = evaluator.evaluate(&instruction.node);
     let (action, created_by) =
         done.map_err(|kind| StepError { line: instruction.line, span: instruction.span, kind })?;
-    let text = instruction.text.clone();
+    let text = instruction.text.split_inclusive(char::is_whitespace).map(without_user).collect();
     Ok(Step { line: instruction.line, text, created_by, action })
 }
 
@@ -551,7 +551,7 @@ fn is_git(source: &str) -> bool {
         || (is_web(source) && path.ends_with(".git"))
 }
 
-/// A URL without user and password, for the history.
+/// A URL without user and password, for history and log.
 fn without_user(source: &str) -> String {
     let Some((scheme, rest)) = source.split_once("://").filter(|_| is_web(source)) else {
         return source.to_owned();
