@@ -39,17 +39,23 @@ pub(crate) fn debian_tree() -> PathBuf {
 
 /// [`debian`] and, as a second layer, a C compiler, make and Python.
 pub(crate) fn toolchain() -> PathBuf {
-    made("toolchain", |home| {
+    debian_with("toolchain", "gcc libc6-dev make python3 python3-venv")
+}
+
+/// [`debian`] and, as a second layer, Node.
+pub(crate) fn node() -> PathBuf {
+    debian_with("node", "nodejs")
+}
+
+fn debian_with(name: &str, packages: &str) -> PathBuf {
+    made(name, |home| {
         tools::run("cp", ["-a", &text(&debian()), &text(&home.join("layout"))]);
         let image = format!("{}:{TAG}", home.join("layout").display());
         let bundle = home.join("bundle");
         tools::run("umoci", ["unpack", "--image", &image, &text(&bundle)]);
         with_network(&bundle.join("rootfs"), |root| {
             let install = "apt-get install -qq -y --no-install-recommends";
-            tools::in_root(
-                root,
-                &format!("apt-get update -qq; {install} gcc libc6-dev make python3 python3-venv"),
-            );
+            tools::in_root(root, &format!("apt-get update -qq; {install} {packages}"));
             tools::in_root(root, "apt-get clean; rm -rf /var/lib/apt/lists/*");
         });
         tools::run("umoci", ["repack", "--image", &image, &text(&bundle)]);

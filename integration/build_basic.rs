@@ -55,6 +55,16 @@ fn run_in_every_form() {
             &[("/a", "- 0644 0:0 6 \"one\\n2\\n\"")],
         ),
         (
+            "FROM busybox\nRUN <<EOF\n#!/usr/bin/awk -f\nBEGIN { print \"awk\" > \"/a\" }\nEOF\n\
+             RUN <<EOF\n#!/bin/sh -e\ntest -x \"$0\" && echo sh > /b\nEOF\n",
+            &[],
+            &[
+                ("/a", "- 0644 0:0 4 \"awk\\n\""),
+                ("/b", "- 0644 0:0 3 \"sh\\n\""),
+                ("/dev/pipes", ""),
+            ],
+        ),
+        (
             "FROM busybox\nRUN cat <<EOF > /a\ntext\nEOF\n",
             &[],
             &[("/a", "- 0644 0:0 5 \"text\\n\"")],
@@ -159,6 +169,47 @@ fn copy_in_every_form() {
 }
 
 #[test]
+fn what_is_ignored_and_taken_back() {
+    let files: &[(&str, &str)] = &[
+        (".dockerignore", "# all but two\n*\n!keep\n!d/keep*\nd/keep-not\n**/*.o\n"),
+        ("keep", "1"),
+        ("drop", "2"),
+        ("d/keep-it", "3"),
+        ("d/keep-not", "4"),
+        ("d/drop", "5"),
+        ("d/keep.o", "6"),
+        ("e/drop", "7"),
+    ];
+    check(&[
+        (
+            "FROM busybox\nCOPY . /x/\n",
+            files,
+            &[
+                ("/x/keep", "- 0644 0:0 1 \"1\""),
+                ("/x/d/keep-it", "- 0644 0:0 1 \"3\""),
+                ("/x/d/keep-not", ""),
+                ("/x/d/drop", ""),
+                ("/x/d/keep.o", ""),
+                ("/x/drop", ""),
+                ("/x/e", ""),
+                ("/x/Dockerfile", ""),
+            ],
+        ),
+        (
+            "FROM busybox\nCOPY d /x/\nCOPY --chown=5 keep d/keep* /y/\n",
+            files,
+            &[
+                ("/x/keep-it", "- 0644 0:0 1 \"3\""),
+                ("/x/drop", ""),
+                ("/y/keep", "- 0644 5:5 1 \"1\""),
+                ("/y/keep-it", "- 0644 5:5 1 \"3\""),
+                ("/y/keep-not", ""),
+            ],
+        ),
+    ]);
+}
+
+#[test]
 fn a_copied_file_keeps_all_but_its_owner() {
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
     for place in PLACES {
@@ -255,6 +306,32 @@ fn metadata_arrives_in_the_config() {
         assert_eq!(image.config["os"], "linux");
         assert_eq!(image.config["architecture"], crate::craft::machine());
         assert!(image.config["created"].is_string());
+    }
+}
+
+#[test]
+fn entrypoint_and_command_go_together_as_docker_has_them() {
+    let null = json!(null);
+    for (instructions, entrypoint, command) in [
+        ("LABEL a=b", null.clone(), json!(["sh"])),
+        ("CMD [\"c\"]", null.clone(), json!(["c"])),
+        ("ENTRYPOINT [\"e\"]", json!(["e"]), null.clone()),
+        ("ENTRYPOINT e \"$HOME\"", json!(["/bin/sh", "-c", "e \"$HOME\""]), null.clone()),
+        ("ENTRYPOINT [\"e\"]\nCMD c", json!(["e"]), json!(["/bin/sh", "-c", "c"])),
+        ("CMD [\"c\"]\nENTRYPOINT [\"e\"]", json!(["e"]), json!(["c"])),
+        ("CMD [\"c\"]\nCMD [\"d\", \"\"]", null.clone(), json!(["d", ""])),
+        ("ENTRYPOINT []", json!([]), null.clone()),
+        ("CMD []", null.clone(), json!([])),
+    ] {
+        let image = on_busybox(Place::Host, &format!("FROM busybox\n{instructions}\n")).image();
+        let found = |pointer| match image.setting(pointer) {
+            // An empty list and none are the same to whoever starts the image.
+            value if *value == json!([]) => json!(null),
+            value => value.clone(),
+        };
+        let wanted = |value| if value == json!([]) { json!(null) } else { value };
+        assert_eq!(found("/Entrypoint"), wanted(entrypoint), "{instructions}");
+        assert_eq!(found("/Cmd"), wanted(command), "{instructions}");
     }
 }
 

@@ -6,7 +6,6 @@
 //! of its own for its work and its temporary files, so that what it leaves
 //! behind can be seen.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -45,7 +44,15 @@ pub(crate) struct Build {
     place: Place,
     flags: Vec<String>,
     environment: Vec<(String, String)>,
-    brought: Vec<(String, PathBuf)>,
+    brought: Vec<Brought>,
+}
+
+/// A host path that the build may use.
+struct Brought {
+    name: String,
+    path: PathBuf,
+    /// `ro` or `rw`, in a pod.
+    access: &'static str,
 }
 
 impl Build {
@@ -101,8 +108,17 @@ impl Build {
     }
 
     /// Makes a host path visible, read-only in a pod, as `{name}` in flags and variables.
-    pub(crate) fn bring(mut self, name: &str, path: impl Into<PathBuf>) -> Self {
-        self.brought.push((name.to_owned(), path.into()));
+    pub(crate) fn bring(self, name: &str, path: impl Into<PathBuf>) -> Self {
+        self.visible(name, path.into(), "ro")
+    }
+
+    /// As [`Build::bring`], and the build may write there.
+    pub(crate) fn share(self, name: &str, path: impl Into<PathBuf>) -> Self {
+        self.visible(name, path.into(), "rw")
+    }
+
+    fn visible(mut self, name: &str, path: PathBuf, access: &'static str) -> Self {
+        self.brought.push(Brought { name: name.to_owned(), path, access });
         self
     }
 
@@ -170,8 +186,8 @@ impl Build {
             .env("TMPDIR", home.join("tmp"))
             .envs(self.environment.iter().map(|(name, value)| (name, fill(value))))
             .current_dir(home.join("home"))
-            .args(self.default_isolation())
-            .arg(joined("--kaniko-dir=", &home.join("work")))
+            .args(self.unless_said("--isolation", "namespace"))
+            .args(self.unless_said("--kaniko-dir", &home.join("work").display().to_string()))
             .args(self.flags.iter().map(|flag| fill(flag)));
         command
     }
@@ -180,15 +196,15 @@ impl Build {
         let home = self.home.path();
         let fill = |text: &str| {
             let text = text.replace("{context}", "/workspace").replace("{out}", "/out");
-            self.brought.iter().fold(text, |text, (name, _)| {
+            self.brought.iter().fold(text, |text, Brought { name, .. }| {
                 text.replace(&format!("{{{name}}}"), &format!("/brought/{name}"))
             })
         };
         let mut pod = Pod::new(static_executor(), privileges)
             .mount(&home.join("context"), "/workspace", "rw")
             .mount(&home.join("out"), "/out", "rw");
-        for (name, path) in &self.brought {
-            pod = pod.mount(path, &format!("/brought/{name}"), "ro");
+        for Brought { name, path, access } in &self.brought {
+            pod = pod.mount(path, &format!("/brought/{name}"), access);
         }
         for (name, value) in &self.environment {
             pod = pod.variable(name, &fill(value));
@@ -196,14 +212,14 @@ impl Build {
         pod.arguments(self.flags.iter().map(|flag| fill(flag)).collect())
     }
 
-    /// Namespaces, unless the test says where its steps run.
-    fn default_isolation(&self) -> Option<&'static str> {
-        let said = self.flags.iter().any(|flag| flag.starts_with("--isolation"));
-        (!said).then_some("--isolation=namespace")
+    /// A flag that every build on the host has, unless the test gives its own.
+    fn unless_said(&self, flag: &str, value: &str) -> Option<String> {
+        let said = self.flags.iter().any(|given| given.starts_with(flag));
+        (!said).then(|| format!("{flag}={value}"))
     }
 
     fn brought_by_name(&self) -> Vec<(&str, PathBuf)> {
-        self.brought.iter().map(|(name, path)| (name.as_str(), path.clone())).collect()
+        self.brought.iter().map(|it| (it.name.as_str(), it.path.clone())).collect()
     }
 }
 
@@ -377,12 +393,6 @@ fn build_static() -> PathBuf {
             .env("RUSTFLAGS", "-C target-feature=+crt-static"),
     );
     directory.join(target).join("debug/executor")
-}
-
-fn joined(flag: &str, path: &Path) -> OsString {
-    let mut argument = OsString::from(flag);
-    argument.push(path);
-    argument
 }
 
 fn read_lines(child: &mut Child) -> Receiver<String> {

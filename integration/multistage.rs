@@ -38,9 +38,11 @@ fn a_target_ends_the_build_and_skips_what_it_does_not_need() {
     let dockerfile = "FROM busybox AS broken\nRUN exit 9\nFROM busybox AS Wanted\nENV S=wanted\n\
                       FROM broken\nRUN exit 8\n";
     for place in PLACES {
-        let image = on_busybox(place, dockerfile).flag("--target=wanted").image();
-        let environment = image.setting("/Env").to_string();
-        assert!(environment.contains("S=wanted"), "{place:?}: {environment}");
+        for target in ["wanted", "WANTED", "1"] {
+            let image = on_busybox(place, dockerfile).flag(format!("--target={target}")).image();
+            let environment = image.setting("/Env").to_string();
+            assert!(environment.contains("S=wanted"), "{place:?} {target}: {environment}");
+        }
     }
 }
 

@@ -15,6 +15,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("cp", "coreutils"),
     ("debootstrap", "debootstrap"),
     ("docker-registry", "docker-registry"),
+    ("gcc", "gcc"),
     ("htpasswd", "apache2-utils"),
     ("runc", "runc"),
     ("setcap", "libcap2-bin"),

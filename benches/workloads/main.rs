@@ -14,6 +14,7 @@
 
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
+#[expect(dead_code, reason = "the tests need more of it")]
 #[path = "../../integration/base.rs"]
 mod base;
 #[expect(dead_code, reason = "the tests need more of it")]
