@@ -10,8 +10,12 @@
 //! [`stage`] only. What a build makes on disk lies in one directory of its own
 //! and goes with it.
 
+mod builder;
+mod copy_step;
 mod images;
 mod publish;
+mod roots;
+mod run_step;
 mod stage;
 mod tree;
 mod work;
@@ -29,10 +33,11 @@ use crate::registry::{Registry, RegistryError, Settings};
 use crate::report::{ExitStatus, Explain as _, Failure};
 use crate::rootfs::{self, Chosen};
 
+use builder::Builder;
 use images::Images;
 pub use images::{NamedContext, NamedContexts};
 pub use publish::{Built, Outputs};
-use stage::{Builder, Stages};
+use stage::Stages;
 use work::WorkDir;
 
 /// What is to be built, and how.
