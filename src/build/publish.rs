@@ -90,6 +90,9 @@ impl Outputs {
             }
         }
         if self.push && !self.destinations.is_empty() {
+            for destination in &self.destinations {
+                tracing::info!("Pushing image to {destination}");
+            }
             let pushed = registry
                 .push(image, &self.destinations, uploads, &work.blobs())
                 .map_err(|error| self.take_back(registry_failure(&error)))?;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::stage::{Finished, Stages};
+use super::stage::{Finished, Stages, bytes, shown};
 use super::tree::{copy_tree, move_tree};
 use crate::dockerfile::Instruction;
 use crate::plan::{Base, Plan, PlannedStage};
@@ -19,7 +19,13 @@ impl Stages<'_, '_> {
                 let mut rootfs = self.fresh_root(stage)?;
                 let why = stage.instructions.iter().find(|it| touches_root(&it.node));
                 let why = why.map_or("a later stage copies from it", |it| it.text.as_str());
-                tracing::info!("Unpacking rootfs of {name} as {why:?} requires it");
+                let size = image.layers().iter().map(|layer| layer.descriptor.size).sum();
+                tracing::info!(
+                    "Unpacking rootfs of {name} ({} layers, {}) as {:?} requires it",
+                    image.layers().len(),
+                    bytes(size),
+                    shown(why)
+                );
                 self.builder.unpack(image, &mut rootfs)?;
                 Ok(rootfs)
             }

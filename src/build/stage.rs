@@ -251,7 +251,7 @@ pub(super) fn shown(text: &str) -> String {
 }
 
 /// A size for people.
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     let mut value = count as f64;
     for unit in ["B", "kB", "MB"] {
         if value < 1000.0 {

@@ -253,4 +253,34 @@ mod tests {
             assert!(!known, "{name}");
         }
     }
+
+    /// Flag to status, from the first table of the compatibility notes.
+    fn documented() -> std::collections::BTreeMap<String, String> {
+        let text = include_str!("../../docs/compatibility.md");
+        let mut sections = text.split("\n## ");
+        let section = sections.find(|it| it.starts_with("Flags of")).expect("a section on flags");
+        let row = |line: &str| {
+            let mut cells = line.strip_prefix("| `--")?.split('|');
+            Some((cells.next()?.split('`').next()?.to_owned(), cells.next()?.trim().to_owned()))
+        };
+        section.lines().filter_map(row).collect()
+    }
+
+    #[test]
+    fn every_flag_has_its_row_in_the_compatibility_notes() {
+        let mut rows = documented();
+        let command = Flags::command();
+        for arg in command.get_arguments().filter(|arg| arg.get_id() != "help") {
+            let names = arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default());
+            for name in names {
+                let status = rows.remove(name).unwrap_or_default();
+                let works = ["same", "differs because", "ours"];
+                assert!(works.iter().any(|it| status.starts_with(it)), "--{name}: {status:?}");
+            }
+        }
+        for name in NOT_YET {
+            assert_eq!(rows.remove(*name).as_deref(), Some("not yet"), "--{name}");
+        }
+        assert!(rows.is_empty(), "rows of flags that do not exist: {rows:?}");
+    }
 }
