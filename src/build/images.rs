@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tracer::Interrupt;
 
-use super::registry_failure;
+use super::{Outputs, registry_failure};
 use crate::image::{Blob, BlobFile, Digest, Image, ImageLayer, Platform, Reference, from_layout};
 use crate::plan::BaseImages;
 use crate::registry::{PendingBlob, Registry};
@@ -87,11 +87,33 @@ impl<'a> Images<'a> {
         Ok(file)
     }
 
-    /// Forgets downloaded bytes that nothing else holds on to.
-    pub(super) fn forget(&self, image: &Image) {
+    /// Forgets downloaded bytes that nothing else holds on to, and that none of `again` needs.
+    pub(super) fn forget(&self, image: &Image, again: &[&Image]) {
+        let needed = |digest: &Digest| {
+            again.iter().flat_map(|image| image.layers()).any(|it| it.descriptor.digest == *digest)
+        };
         for layer in image.layers() {
-            self.fetched.borrow_mut().remove(&layer.descriptor.digest);
+            if !needed(&layer.descriptor.digest) {
+                self.fetched.borrow_mut().remove(&layer.descriptor.digest);
+            }
         }
+    }
+
+    /// The image with layers that were downloaded anyway as files, unless it goes to the registry
+    /// they came from, which has them.
+    pub(super) fn with_fetched(&self, image: &Image, outputs: &Outputs) -> Image {
+        let fetched = self.fetched.borrow();
+        let mut result = image.clone();
+        for layer in image.layers() {
+            let Blob::Registry(from) = &layer.blob else { continue };
+            let goes_back =
+                outputs.destinations.iter().any(|to| to.repository().registry() == from.registry());
+            if let (Some(file), false) = (fetched.get(&layer.descriptor.digest), goes_back) {
+                let file = Blob::File(file.clone());
+                result = result.with_blob(layer.descriptor.digest, &file);
+            }
+        }
+        result
     }
 
     fn failed(&self, error: &crate::registry::RegistryError) -> Failure {

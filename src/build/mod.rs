@@ -10,8 +10,12 @@
 //! [`stage`] only. What a build makes on disk lies in one directory of its own
 //! and goes with it.
 
+mod builder;
+mod copy_step;
 mod images;
 mod publish;
+mod roots;
+mod run_step;
 mod stage;
 mod tree;
 mod work;
@@ -24,15 +28,16 @@ use tracer::{Interrupt, Tracer};
 use crate::context::{Context, ContextSource};
 use crate::dockerfile::Dockerfile;
 use crate::image::{Platform, Reference};
-use crate::plan::{Arguments, Plan, PlanError, plan};
+use crate::plan::{Arguments, PlanError, plan};
 use crate::registry::{Registry, RegistryError, Settings};
 use crate::report::{ExitStatus, Explain as _, Failure};
 use crate::rootfs::{self, Chosen};
 
+use builder::Builder;
 use images::Images;
 pub use images::{NamedContext, NamedContexts};
 pub use publish::{Built, Outputs};
-use stage::{Builder, Stages};
+use stage::Stages;
 use work::WorkDir;
 
 /// What is to be built, and how.
@@ -111,7 +116,8 @@ pub enum SnapshotMode {
 /// Builds what is ordered, and gives it where it is wanted.
 ///
 /// # Errors
-/// The first thing that went wrong; nothing was pushed then, and nothing is left on disk.
+/// The first thing that went wrong; no tag was moved then, unless it was the push of a further
+/// destination, and nothing is left on disk.
 pub fn build(order: &Order, interrupt: &Interrupt) -> Result<Built, Failure> {
     let context = Context::open(&order.context, &order.dockerfile, &order.here)
         .map_err(|error| Failure::new(error.to_string()).hint("see --context and --dockerfile"))?;
@@ -122,7 +128,7 @@ pub fn build(order: &Order, interrupt: &Interrupt) -> Result<Built, Failure> {
     interrupt.also(move || canceller.cancel());
     let work = WorkDir::create(&order.kaniko_dir)?;
     let result = run(order, interrupt, &context, &dockerfile, &registry, &work);
-    if interrupt.is_triggered() {
+    if result.is_err() && interrupt.is_triggered() {
         return Err(Failure::new("the build was interrupted").status(ExitStatus::of_signal(15)));
     }
     result.map_err(|failure| explained(failure, order))
@@ -160,14 +166,15 @@ fn run(
 ) -> Result<Built, Failure> {
     order.outputs.check(registry)?;
     let images = Images::new(registry, &order.contexts, interrupt);
-    let arguments = Arguments::new(order.build_args.clone(), &Platform::host(), &order.platform);
     let target = order.target.as_deref();
-    let plan = plan(dockerfile, target, &arguments, &order.platform, &images)
-        .map_err(|error| plan_failure(error, dockerfile))?;
+    let (given, host) = (order.build_args.clone(), Platform::host());
+    let arguments = Arguments::new(given, &host, &order.platform, target);
+    let plan =
+        plan(dockerfile, target, &arguments, &order.platform, &images).map_err(plan_failure)?;
     for name in &plan.unused_arguments {
         tracing::warn!("build argument {name} was given, but nothing declares it");
     }
-    let chosen = choose(order, work, &plan)?;
+    let chosen = choose(order, work)?;
     let tracer = tracer(order.watch)?;
     let builder = Builder {
         order,
@@ -201,19 +208,15 @@ fn parse(context: &Context) -> Result<Dockerfile, Failure> {
     })
 }
 
-fn plan_failure(error: PlanError, dockerfile: &Dockerfile) -> Failure {
+fn plan_failure(error: PlanError) -> Failure {
     match error {
         PlanError::NoBase { file, line, failure } => failure.at(format!("{file}:{line}")),
-        other => {
-            let _ = dockerfile;
-            Failure::new(other.to_string())
-        }
+        other => Failure::new(other.to_string()),
     }
 }
 
-/// Which isolation, told at `info` with the reason. A build without steps that run anything needs
-/// none, but it still decides where the tree is.
-fn choose(order: &Order, work: &WorkDir, _: &Plan<'_>) -> Result<Chosen, Failure> {
+/// Which isolation, told at `info` with the reason.
+fn choose(order: &Order, work: &WorkDir) -> Result<Chosen, Failure> {
     let chosen = rootfs::choose(order.isolation, order.force, work.path())
         .map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
     tracing::info!("Isolation: {} ({})", chosen.isolation, chosen.why);

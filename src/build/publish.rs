@@ -33,7 +33,7 @@ pub struct Built {
 }
 
 impl Outputs {
-    /// Whether everything is writable, found out before the build.
+    /// Whether the destinations can be pushed to, found out before the build.
     pub(super) fn check(&self, registry: &Registry) -> Result<(), Failure> {
         if !self.push {
             return Ok(());
@@ -51,7 +51,18 @@ impl Outputs {
         Ok(())
     }
 
-    /// Writes and pushes the image. A file that was written goes again if what follows fails.
+    /// Removes what was written before the push failed.
+    fn take_back(&self, failure: Failure) -> Failure {
+        if let Some(path) = &self.tar {
+            let _ = std::fs::remove_file(path);
+        }
+        if let Some(dir) = &self.layout {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+        failure
+    }
+
+    /// Writes and pushes the image. A file that was written goes again if the push fails.
     pub(super) fn publish(
         &self,
         image: &Image,
@@ -79,9 +90,12 @@ impl Outputs {
             }
         }
         if self.push && !self.destinations.is_empty() {
+            for destination in &self.destinations {
+                tracing::info!("Pushing image to {destination}");
+            }
             let pushed = registry
                 .push(image, &self.destinations, uploads, &work.blobs())
-                .map_err(|error| registry_failure(&error))?;
+                .map_err(|error| self.take_back(registry_failure(&error)))?;
             for one in pushed {
                 tracing::info!("Pushed {}", one.reference.with_digest(one.digest));
             }

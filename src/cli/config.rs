@@ -63,6 +63,10 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             .parse()
             .map_err(|error| Failure::new(format!("--custom-platform={text}: {error}")))?,
     };
+    refuse_variables(around)?;
+    if flags.context.is_empty() {
+        return Err(Failure::new("--context is empty: name a directory"));
+    }
     let context = ContextSource::parse(&flags.context, &around.here)
         .map_err(|error| Failure::new(format!("--context: {error}")))?;
     Ok(Order {
@@ -71,7 +75,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         here: around.here.clone(),
         contexts: contexts(&flags.build_context, &around.here)?,
         build_args: build_args(&flags.build_arg, around),
-        target: flags.target.clone(),
+        target: flags.target.clone().filter(|target| !target.is_empty()),
         platform,
         registry: registry(flags, around)?,
         outputs,
@@ -83,20 +87,43 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         force: flags.force.0,
         kaniko_dir: kaniko_dir(flags, around),
         own_dirs: own_dirs(around),
-        cleanup: flags.cleanup.0,
+        cleanup: switch(flags.cleanup.0, "KANIKO_CLEANUP", around)?,
         created: around.now.clone(),
     })
 }
 
-fn outputs(flags: &Flags, around: &Surroundings) -> Result<Outputs, Failure> {
-    let no_push = match around.variable("KANIKO_NO_PUSH") {
-        None => flags.no_push.is_some_and(|flag| flag.0),
-        Some(text) => {
-            text.parse::<super::gobool::GoBool>()
-                .map_err(|error| Failure::new(format!("KANIKO_NO_PUSH={text}: {error}")))?
-                .0
+/// Variables that stand for flags which this version does not have: going on would ignore them.
+const NOT_YET: [&str; 5] = [
+    "KANIKO_REGISTRY_MIRROR",
+    "KANIKO_REGISTRY_MAP",
+    "KANIKO_PRE_CLEANUP",
+    "KANIKO_PRESERVE_CONTEXT",
+    "KANIKO_PRINT_PLAN",
+];
+
+fn refuse_variables(around: &Surroundings) -> Result<(), Failure> {
+    match NOT_YET.iter().find(|name| around.variable(name).is_some()) {
+        None => Ok(()),
+        Some(name) => {
+            let what = format!("the environment sets {name}, which this version does not have yet");
+            Err(Failure::new(what).hint(format!("unset {name}")))
         }
-    };
+    }
+}
+
+/// A boolean that a variable may set against its flag.
+fn switch(flag: bool, name: &str, around: &Surroundings) -> Result<bool, Failure> {
+    match around.variable(name) {
+        None => Ok(flag),
+        Some(text) => text
+            .parse::<super::gobool::GoBool>()
+            .map(|value| value.0)
+            .map_err(|error| Failure::new(format!("{name}={text}: {error}"))),
+    }
+}
+
+fn outputs(flags: &Flags, around: &Surroundings) -> Result<Outputs, Failure> {
+    let no_push = switch(flags.no_push.is_some_and(|flag| flag.0), "KANIKO_NO_PUSH", around)?;
     let parse = |text: &String| {
         let reference: Reference =
             text.parse().map_err(|error| Failure::new(format!("--destination={text}: {error}")))?;
@@ -112,6 +139,9 @@ fn outputs(flags: &Flags, around: &Surroundings) -> Result<Outputs, Failure> {
         flags.destination.iter().map(parse).collect::<Result<_, _>>()?;
     if destinations.is_empty() && !no_push {
         return Err(Failure::new("you must provide --destination, or use --no-push"));
+    }
+    if flags.digest_file.as_ref().is_some_and(|path| path.to_string_lossy().contains("://")) {
+        return Err(Failure::new("--digest-file: this version writes to files only"));
     }
     let absolute = |path: &PathBuf| around.here.join(path);
     Ok(Outputs {
@@ -162,8 +192,8 @@ fn contexts(given: &[String], here: &Path) -> Result<NamedContexts, Failure> {
 
 /// `DIR[:TAG]` or `DIR[@DIGEST]`.
 fn layout(place: &str, here: &Path) -> NamedContext {
-    let (dir, name) = match (place.split_once('@'), place.rsplit_once(':')) {
-        (Some((dir, digest)), _) => (dir, Some(digest.to_owned())),
+    let (dir, name) = match (place.split_once("@sha256:"), place.rsplit_once(':')) {
+        (Some((dir, hex)), _) => (dir, Some(format!("sha256:{hex}"))),
         (None, Some((dir, tag))) if !tag.contains('/') => (dir, Some(tag.to_owned())),
         _ => (place, None),
     };
@@ -194,6 +224,14 @@ fn watch(flags: &Flags) -> Result<Watch, Failure> {
     };
     let asked_for = flags.run_tracer.is_some() && tracer != tracer::Choice::Off;
     let new_run = flags.use_new_run.map(|flag| flag.0);
+    let walks = mode.is_some() && new_run != Some(true)
+        || new_run == Some(false)
+        || tracer == tracer::Choice::Off;
+    if walks && verify != Verify::Off {
+        return Err(Failure::new(
+            "--verify-snapshot compares the trace with a walk, and nothing is traced here",
+        ));
+    }
     match (mode, new_run) {
         (Some(_), _) if asked_for => Err(Failure::new(
             "--snapshot-mode walks the file system and --run-tracer traces: give one of them",
@@ -213,7 +251,8 @@ fn watch(flags: &Flags) -> Result<Watch, Failure> {
 
 /// `/kaniko` in a container, as ever; elsewhere nothing outside the temporary directory is written.
 fn kaniko_dir(flags: &Flags, around: &Surroundings) -> PathBuf {
-    if let Some(dir) = &flags.kaniko_dir {
+    let given = flags.kaniko_dir.as_deref().or(around.variable("KANIKO_DIR").map(Path::new));
+    if let Some(dir) = given {
         return around.here.join(dir);
     }
     match container() {
@@ -231,7 +270,9 @@ fn own_dirs(around: &Surroundings) -> Vec<PathBuf> {
     if let Some(dir) = around.executable.as_ref().and_then(|path| path.parent()) {
         // Not one that an image has for its own programs.
         let shared = ["/", "/bin", "/usr/bin", "/usr/local/bin", "/sbin", "/usr/sbin"];
-        if !shared.iter().any(|shared| dir == Path::new(shared)) {
+        if shared.iter().any(|shared| dir == Path::new(shared)) {
+            dirs.extend(around.executable.clone());
+        } else {
             dirs.push(dir.to_owned());
         }
     }
@@ -244,7 +285,10 @@ fn registry(flags: &Flags, around: &Surroundings) -> Result<Settings, Failure> {
         let (host, file) = text.split_once('=').ok_or_else(|| {
             Failure::new(format!("--registry-certificate={text}: write HOST=FILE"))
         })?;
-        certificates.insert(host.to_owned(), around.here.join(file));
+        let file = around.here.join(file);
+        std::fs::metadata(&file)
+            .map_err(|error| Failure::new(format!("--registry-certificate={text}: {error}")))?;
+        certificates.insert(host.to_owned(), file);
     }
     Ok(Settings {
         insecure: flags.insecure.0,
@@ -333,6 +377,8 @@ mod tests {
             ("--snapshot-mode=x", None),
             ("--snapshot-mode=redo --run-tracer=ptrace", None),
             ("--verify-snapshot=x", None),
+            ("--verify-snapshot --run-tracer=off", None),
+            ("--verify-snapshot --snapshot-mode=redo", None),
             ("--run-tracer=x", None),
         ] {
             assert_eq!(watch(&flags(line)).ok(), want, "{line}");
@@ -357,6 +403,8 @@ mod tests {
         let digest = layout("/l@sha256:ab", Path::new("/"));
         let want = NamedContext::Layout { dir: "/l".into(), name: Some("sha256:ab".to_owned()) };
         assert_eq!(digest, want);
+        let at = layout("/x/job@2/base", Path::new("/"));
+        assert_eq!(at, NamedContext::Layout { dir: "/x/job@2/base".into(), name: None });
         for text in ["x", "x=/does/not/exist", "x=ftp://y"] {
             assert!(contexts(&[text.to_owned()], Path::new("/")).is_err(), "{text}");
         }

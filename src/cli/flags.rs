@@ -31,7 +31,7 @@ pub(super) struct Flags {
     #[arg(short = 'c', long, value_name = "DIR", default_value = "/workspace/")]
     pub(super) context: String,
 
-    /// A further context for FROM, COPY --from and RUN --mount: NAME=DIR,
+    /// A further context for FROM and COPY --from: NAME=DIR,
     /// NAME=oci-layout://DIR[:TAG|@DIGEST] or NAME=docker-image://REFERENCE.
     #[arg(long, value_name = "NAME=SOURCE", action = clap::ArgAction::Append)]
     pub(super) build_context: Vec<String>,
@@ -93,7 +93,8 @@ pub(super) struct Flags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) use_new_run: Option<GoBool>,
 
-    /// Who watches a RUN step: auto, ptrace, inotify, fanotify, off.
+    /// Who watches a RUN step: auto, ptrace or off (inotify and fanotify are not
+    /// in this version).
     #[arg(long, value_name = "TRACER")]
     pub(super) run_tracer: Option<String>,
 
@@ -122,9 +123,9 @@ pub(super) struct Flags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub(super) force: GoBool,
 
-    /// The working directory of the executor [default: /kaniko in a container,
-    /// else a directory below the system's temporary one].
-    #[arg(long, env = "KANIKO_DIR", value_name = "DIR")]
+    /// The working directory of the executor [default: $KANIKO_DIR, /kaniko in a
+    /// container, else a directory below $TMPDIR or /var/tmp].
+    #[arg(long, value_name = "DIR")]
     pub(super) kaniko_dir: Option<PathBuf>,
 
     /// Deletes the built file system at the end (in-place; elsewhere it always is).
@@ -150,7 +151,7 @@ pub(super) enum Command {
     Version,
 }
 
-/// Flags of kaniko that this version refuses, with what to use meanwhile.
+/// Flags of kaniko that this version refuses by name.
 pub(super) const NOT_YET: &[&str] = &[
     "annotation",
     "bucket",
@@ -251,5 +252,35 @@ mod tests {
             });
             assert!(!known, "{name}");
         }
+    }
+
+    /// Flag to status, from the first table of the compatibility notes.
+    fn documented() -> std::collections::BTreeMap<String, String> {
+        let text = include_str!("../../docs/compatibility.md");
+        let mut sections = text.split("\n## ");
+        let section = sections.find(|it| it.starts_with("Flags of")).expect("a section on flags");
+        let row = |line: &str| {
+            let mut cells = line.strip_prefix("| `--")?.split('|');
+            Some((cells.next()?.split('`').next()?.to_owned(), cells.next()?.trim().to_owned()))
+        };
+        section.lines().filter_map(row).collect()
+    }
+
+    #[test]
+    fn every_flag_has_its_row_in_the_compatibility_notes() {
+        let mut rows = documented();
+        let command = Flags::command();
+        for arg in command.get_arguments().filter(|arg| arg.get_id() != "help") {
+            let names = arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default());
+            for name in names {
+                let status = rows.remove(name).unwrap_or_default();
+                let works = ["same", "differs because", "ours"];
+                assert!(works.iter().any(|it| status.starts_with(it)), "--{name}: {status:?}");
+            }
+        }
+        for name in NOT_YET {
+            assert_eq!(rows.remove(*name).as_deref(), Some("not yet"), "--{name}");
+        }
+        assert!(rows.is_empty(), "rows of flags that do not exist: {rows:?}");
     }
 }

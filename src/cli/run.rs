@@ -1,7 +1,7 @@
 //! From the arguments of the process to its exit status.
 
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
@@ -12,7 +12,10 @@ use tracer::Interrupt;
 use super::config::{Surroundings, order};
 use super::flags::{Command, Flags, NOT_YET};
 use crate::build::build;
-use crate::report::{ExitStatus, Explain as _, Failure, LogSettings, install};
+use crate::report::{ExitStatus, Explain as _, Failure, LogFormat, LogSettings, install};
+
+/// Enough for a tree of the deepest paths there can be.
+const OPEN_FILES: u64 = 4096;
 
 /// After a signal a build has this long to end by itself.
 const GRACE: Duration = Duration::from_secs(4);
@@ -35,7 +38,7 @@ pub fn main() -> i32 {
     match execute(&flags) {
         Ok(()) => 0,
         Err(failure) => {
-            tell(&format!("{failure}\n"));
+            tell(&last_words(&failure, flags.log_format));
             failure.exit_status().code()
         }
     }
@@ -48,10 +51,14 @@ fn execute(flags: &Flags) -> Result<(), Failure> {
     let around = Surroundings::take()?;
     let order = order(flags, &around)?;
     let built = build(&order, &interrupt);
-    match signalled.get() {
-        None => built.map(drop),
-        Some(signal) => Err(Failure::new(format!("ended by signal {signal}, nothing was pushed"))
-            .status(ExitStatus::of_signal(*signal))),
+    match (built, signalled.get()) {
+        // It came too late to change anything.
+        (Ok(_), _) => Ok(()),
+        (Err(failure), None) => Err(failure),
+        (Err(_), Some(signal)) => {
+            Err(Failure::new(format!("the build was ended by signal {signal}"))
+                .status(ExitStatus::of_signal(*signal)))
+        }
     }
 }
 
@@ -66,8 +73,11 @@ fn harden() {
         );
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    // Steps inherit it, and some programs close all descriptors they could have.
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let wanted = limit.current.map(|current| current.max(OPEN_FILES));
+    let current = wanted.map(|wanted| limit.maximum.map_or(wanted, |most| wanted.min(most)));
+    let raised = Rlimit { current, maximum: limit.maximum };
     if let Err(errno) = rustix::process::setrlimit(Resource::Nofile, raised) {
         tracing::debug!("setrlimit(RLIMIT_NOFILE): {errno}");
     }
@@ -86,10 +96,13 @@ fn listen(interrupt: &Interrupt) -> Result<Signalled, Failure> {
             if first.set(signal).is_err() {
                 std::process::exit(ExitStatus::of_signal(signal).code());
             }
-            tell(&format!("signal {signal}: ending the build\n"));
+            tracing::warn!("signal {signal}: ending the build");
             interrupt.trigger();
             std::thread::spawn(move || {
-                std::thread::park_timeout(GRACE);
+                let end = Instant::now() + GRACE;
+                while let Some(left) = end.checked_duration_since(Instant::now()) {
+                    std::thread::park_timeout(left);
+                }
                 std::process::exit(ExitStatus::of_signal(signal).code());
             });
         }
@@ -119,9 +132,23 @@ fn not_yet(error: &clap::Error) -> Option<String> {
         return None;
     };
     let name = argument.trim_start_matches('-').split('=').next()?;
+    let name = if argument == "-b" { "bucket" } else { name };
+    if argument == "login" || argument == "push" {
+        return Some(format!("error: the command {argument:?} is not in this version yet\n"));
+    }
     NOT_YET.contains(&name).then(|| {
         format!("error: --{name} is a flag of kaniko that this version does not have yet\n")
     })
+}
+
+/// Where every line is a JSON object, the last one is too.
+fn last_words(failure: &Failure, format: LogFormat) -> String {
+    match format {
+        LogFormat::Json => {
+            format!("{}\n", serde_json::json!({"level": "fatal", "msg": failure.to_string()}))
+        }
+        LogFormat::Text | LogFormat::Color => format!("{failure}\n"),
+    }
 }
 
 fn tell(text: &str) {

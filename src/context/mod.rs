@@ -18,6 +18,9 @@ pub enum ContextError {
     /// A kind of context that this version does not read.
     #[error("contexts of the form {0}:// are not supported by this version; give a directory")]
     Unsupported(String),
+    /// A Dockerfile from standard input or the network.
+    #[error("--dockerfile={0}: this version reads Dockerfiles from files only")]
+    Elsewhere(String),
     /// The context is not there, or no directory.
     #[error("the build context {path} cannot be used: {source}")]
     Unusable {
@@ -95,6 +98,9 @@ impl Context {
     /// Something is missing or cannot be read.
     pub fn open(source: &ContextSource, name: &str, here: &Path) -> Result<Self, ContextError> {
         let ContextSource::Dir(dir) = source;
+        if name == "-" || name.contains("://") {
+            return Err(ContextError::Elsewhere(name.to_owned()));
+        }
         let unusable = |source| ContextError::Unusable { path: dir.clone(), source };
         let dir = std::fs::canonicalize(dir).map_err(unusable)?;
         if !std::fs::metadata(&dir).map_err(unusable)?.is_dir() {

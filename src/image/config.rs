@@ -10,6 +10,9 @@ use serde_json::{Map, Value};
 
 use super::{Digest, ImageError, Platform};
 
+/// The search path of an image that sets none, as Docker has it.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// The JSON document that a manifest's `config` points to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ImageConfig {
@@ -169,13 +172,18 @@ pub struct HistoryEntry {
 }
 
 impl ImageConfig {
-    /// The config of an empty image for this platform.
+    /// The config of an empty image for this platform: what Docker's frontend begins `FROM scratch` with.
     #[must_use]
     pub fn scratch(platform: &Platform) -> Self {
         Self {
             architecture: platform.architecture.clone(),
             variant: platform.variant.clone(),
             os: platform.os.clone(),
+            config: RunConfig {
+                env: vec![format!("PATH={DEFAULT_PATH}")],
+                working_dir: "/".to_owned(),
+                ..RunConfig::default()
+            },
             ..Self::default()
         }
     }

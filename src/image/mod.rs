@@ -21,7 +21,7 @@ mod value;
 
 pub(crate) use blob::layout_path;
 pub use blob::{Blob, BlobFile};
-pub use config::{Healthcheck, HistoryEntry, ImageConfig, RootFs, RunConfig};
+pub use config::{DEFAULT_PATH, Healthcheck, HistoryEntry, ImageConfig, RootFs, RunConfig};
 pub use descriptor::Descriptor;
 pub use digest::{Digest, Hasher};
 pub use error::ImageError;

@@ -33,24 +33,29 @@ pub struct Arguments {
 
 impl Arguments {
     /// `given` are the build arguments; `build` is the platform that builds, `target` the one
-    /// built for.
-    pub fn new(given: BTreeMap<String, String>, build: &Platform, target: &Platform) -> Self {
+    /// built for, `stage` the one that was asked for. What is predefined can be given otherwise.
+    pub fn new(
+        given: BTreeMap<String, String>,
+        build: &Platform,
+        target: &Platform,
+        stage: Option<&str>,
+    ) -> Self {
         let mut defined = BTreeMap::new();
         for (prefix, platform) in [("BUILD", build), ("TARGET", target)] {
             let variant = platform.variant.clone().unwrap_or_default();
+            defined.insert(format!("{prefix}OSVERSION"), String::new());
             defined.insert(format!("{prefix}PLATFORM"), platform.to_string());
             defined.insert(format!("{prefix}OS"), platform.os.clone());
             defined.insert(format!("{prefix}ARCH"), platform.architecture.clone());
             defined.insert(format!("{prefix}VARIANT"), variant);
         }
+        defined.insert("TARGETSTAGE".to_owned(), stage.unwrap_or("default").to_owned());
+        for (name, value) in &mut defined {
+            if let Some(given) = given.get(name) {
+                value.clone_from(given);
+            }
+        }
         Self { given, platform: defined }
-    }
-
-    /// Names the stage that is built (`TARGETSTAGE`).
-    #[must_use]
-    pub fn for_stage(mut self, name: &str) -> Self {
-        self.platform.insert("TARGETSTAGE".to_owned(), name.to_owned());
-        self
     }
 
     /// Evaluates the `ARG`s before the first `FROM`.
@@ -155,10 +160,9 @@ impl Variables for Scope {
 
 /// Whether an argument needs no declaration.
 pub(super) fn is_predefined(name: &str) -> bool {
+    let platform = name.strip_prefix("BUILD").or_else(|| name.strip_prefix("TARGET"));
     PROXIES.contains(&name)
-        || name.starts_with("BUILDKIT_")
-        || name.starts_with("BUILDPLATFORM")
-        || matches!(name, "SOURCE_DATE_EPOCH")
+        || matches!(platform, Some("PLATFORM" | "OS" | "OSVERSION" | "ARCH" | "VARIANT" | "STAGE"))
 }
 
 #[cfg(test)]
@@ -168,7 +172,7 @@ mod tests {
     fn arguments(given: &[(&str, &str)]) -> Arguments {
         let platform = Platform::new("linux", "amd64", None);
         let given = given.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-        Arguments::new(given, &platform, &platform)
+        Arguments::new(given, &platform, &platform, None)
     }
 
     #[test]

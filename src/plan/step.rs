@@ -147,7 +147,7 @@ pub fn step(
     let done = evaluator.evaluate(&instruction.node);
     let (action, created_by) =
         done.map_err(|kind| StepError { line: instruction.line, span: instruction.span, kind })?;
-    let text = instruction.text.clone();
+    let text = instruction.text.split_inclusive(char::is_whitespace).map(without_user).collect();
     Ok(Step { line: instruction.line, text, created_by, action })
 }
 
@@ -221,6 +221,10 @@ impl Evaluator<'_> {
             Instruction::Expose(expose) => self.expose(expose)?,
             Instruction::StopSignal(word) => {
                 let signal = self.expand(word)?;
+                if !is_signal(&signal) {
+                    let what = format!("STOPSIGNAL {signal}: there is no such signal");
+                    return Err(StepErrorKind::Value(what));
+                }
                 self.config.config.stop_signal.clone_from(&signal);
                 configured(history::stop_signal(&signal))
             }
@@ -253,11 +257,15 @@ impl Evaluator<'_> {
         pairs.iter().map(|pair| Ok((self.expand(&pair.key)?, self.expand(&pair.value)?))).collect()
     }
 
+    /// All names of one instruction see the variables as they were before it.
     fn arg(&mut self, arg: &crate::dockerfile::Arg) -> Result<Done, ExpandError> {
-        let mut declared = Vec::new();
+        let mut items = Vec::new();
         for item in &arg.items {
-            let name = self.expand(&item.name)?;
             let default = item.value.as_ref().map(|word| self.expand(word)).transpose()?;
+            items.push((self.expand(&item.name)?, default));
+        }
+        let mut declared = Vec::new();
+        for (name, default) in items {
             let value = self.scope.declare(&name, default);
             declared.push((name, value));
         }
@@ -448,6 +456,29 @@ fn transferred(
     told
 }
 
+/// The names of signal(7), without `SIG`; real-time signals are counted from either end.
+const SIGNALS: [&str; 37] = [
+    "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL",
+    "PIPE", "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP",
+    "TTIN", "TTOU", "UNUSED", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ", "RTMIN",
+    "RTMAX",
+];
+
+/// Whether a container could be stopped with it: a number that is not 0, or a name.
+fn is_signal(text: &str) -> bool {
+    if let Ok(number) = text.parse::<i32>() {
+        return number != 0;
+    }
+    let name = text.to_ascii_uppercase();
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    let counted = |start: &str, sign: char| {
+        let rest = name.strip_prefix(start).and_then(|rest| rest.strip_prefix(sign));
+        rest.and_then(|rest| rest.parse::<u32>().ok())
+            .is_some_and(|count| (1..=15).contains(&count))
+    };
+    SIGNALS.contains(&name) || counted("RTMIN", '+') || counted("RTMAX", '-')
+}
+
 fn set_env(env: &mut Vec<String>, name: &str, value: &str) {
     let pair = format!("{name}={value}");
     let same = |known: &&mut String| known.split('=').next() == Some(name);
@@ -520,7 +551,7 @@ fn is_git(source: &str) -> bool {
         || (is_web(source) && path.ends_with(".git"))
 }
 
-/// A URL without user and password, for the history.
+/// A URL without user and password, for history and log.
 fn without_user(source: &str) -> String {
     let Some((scheme, rest)) = source.split_once("://").filter(|_| is_web(source)) else {
         return source.to_owned();
@@ -564,6 +595,22 @@ mod tests {
         ] {
             assert_eq!((is_web(source), is_git(source)), (web, git), "{source}");
             assert_eq!(without_user(source), told, "{source}");
+        }
+    }
+
+    #[test]
+    fn signals() {
+        for (text, want) in [
+            ("SIGTERM", true),
+            ("term", true),
+            ("9", true),
+            ("SIGRTMIN+3", true),
+            ("RTMAX-15", true),
+            ("0", false),
+            ("NOSUCH", false),
+            ("RTMIN+99", false),
+        ] {
+            assert_eq!(is_signal(text), want, "{text}");
         }
     }
 

@@ -36,7 +36,7 @@ pub(crate) async fn push(
     for reference in references {
         blobs(client, image, reference.repository(), dir).await?;
         manifest(client, image, reference, digest).await?;
-        tracing::info!("pushed {}@{digest}", reference.repository());
+        tracing::debug!("pushed {}@{digest}", reference.repository());
         pushed.push(Pushed { reference: reference.clone(), digest });
     }
     Ok(pushed)

@@ -1,4 +1,4 @@
-//! Whether this is a container, by the signs kaniko goes by.
+//! Whether this is a container, by the signs that container runtimes leave.
 
 use std::path::Path;
 
@@ -12,9 +12,10 @@ pub enum Container {
 }
 
 /// Files that only container runtimes make.
-const MARKS: [&str; 4] = [
+const MARKS: [&str; 5] = [
     "/.dockerenv",
     "/run/.containerenv",
+    "/run/systemd/container",
     "/var/run/secrets/kubernetes.io/serviceaccount",
     "/__runsc_containers__",
 ];

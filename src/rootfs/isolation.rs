@@ -156,8 +156,8 @@ fn probe(scratch: &Path) -> Result<Chosen, String> {
     }
 }
 
-/// Runs this program's own `version` in an empty root, with everything mounted as for a step: an
-/// executable that cannot be there gives ENOENT, which is success, since it comes after all of it.
+/// Starts a program that cannot be there in an empty root, with everything mounted as for a step:
+/// its ENOENT is success, since it comes after all of it.
 fn try_namespace(scratch: &Path, user: bool) -> Result<(), String> {
     let root = tempfile::Builder::new()
         .prefix("probe-")
@@ -178,13 +178,12 @@ fn try_namespace(scratch: &Path, user: bool) -> Result<(), String> {
 /// Makes `command` start inside `root`.
 pub(crate) fn enter(command: &mut Command, isolation: Isolation, root: &Path, mounts: &MountPlan) {
     let Isolation::Namespace { user } = isolation else { return };
-    let all = || vec![IdMap { inside: 0, outside: 0, count: u32::MAX }];
     command.namespaces = Namespaces {
         mount: true,
         pid: true,
         ipc: true,
         net: mounts.no_network,
-        user: user.then(|| IdMaps { uids: all(), gids: all() }),
+        user: user.then(|| IdMaps { uids: same_ids("uid"), gids: same_ids("gid") }),
         ..Namespaces::default()
     };
     command.capabilities = Some(tracer::CapSet::CONTAINER_DEFAULT);
@@ -213,6 +212,18 @@ pub(crate) fn enter(command: &mut Command, isolation: Isolation, root: &Path, mo
         });
     }
     command.prepare(Setup::PivotRoot { new_root: c_path(root) });
+}
+
+/// Every id that this process has a number for, as itself (user_namespaces(7)).
+fn same_ids(kind: &str) -> Vec<IdMap> {
+    let text = std::fs::read_to_string(format!("/proc/self/{kind}_map")).unwrap_or_default();
+    let range = |line: &str| {
+        let mut fields = line.split_whitespace().map(str::parse);
+        let inside = fields.next()?.ok()?;
+        let count = fields.nth(1)?.ok()?;
+        Some(IdMap { inside, outside: inside, count })
+    };
+    text.lines().filter_map(range).collect()
 }
 
 /// The host's path of a path of the image.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use snapshot::{ImagePath, Index, Kind, Timestamp};
+use snapshot::{ImagePath, Index, Kind, Seen, Timestamp};
 
 use super::tree::Tree;
 
@@ -56,7 +56,15 @@ pub enum Point {
 /// the directories they were made in put back.
 #[derive(Debug, Default)]
 pub struct MountPoints {
-    made: Vec<(ImagePath, Point)>,
+    made: Vec<Made>,
+}
+
+/// A mount point that was made, known by its inode: the step may have moved a directory above it,
+/// and put something of its own in its place.
+#[derive(Debug)]
+struct Made {
+    path: ImagePath,
+    inode: Option<u64>,
 }
 
 impl MountPoints {
@@ -77,7 +85,7 @@ impl MountPoints {
             (Some(Kind::Dir), Point::File) => return Err(io::ErrorKind::IsADirectory.into()),
             (Some(_), Point::File) => return Ok(place),
             (Some(_), Point::Dir) => return Err(io::ErrorKind::NotADirectory.into()),
-            (None, _) if place.is_root() || self.made.iter().any(|(made, _)| *made == place) => {
+            (None, _) if place.is_root() || self.made.iter().any(|made| made.path == place) => {
                 return Ok(place);
             }
             (None, _) => {}
@@ -90,7 +98,8 @@ impl MountPoints {
             Point::Dir => drop(tree.make_dir(&place, 0o755)?),
             Point::File => drop(tree.create_file(&place)?),
         }
-        self.made.push((place.clone(), point));
+        let inode = tree.seen(&place)?.map(Seen::ino);
+        self.made.push(Made { path: place.clone(), inode });
         restore(tree, &place, before)?;
         Ok(place)
     }
@@ -100,18 +109,31 @@ impl MountPoints {
     /// # Errors
     /// A directory's time cannot be read or set.
     pub fn remove(&mut self, tree: &Tree) -> io::Result<()> {
-        for (path, point) in self.made.drain(..).rev() {
-            let Ok(before) = time_of_parent(tree, &path) else { continue };
-            let kept = match point {
-                Point::Dir => tree.remove_empty(&path).is_err(),
-                // A mount point cannot be written to, renamed or removed while it is mounted over.
-                Point::File => tree.remove_empty(&path).is_err(),
-            };
-            if !kept {
-                restore(tree, &path, before)?;
+        let mut moved = Vec::new();
+        for made in self.made.drain(..).rev() {
+            let seen = tree.seen(&made.path).ok().flatten().map(Seen::ino);
+            if seen.is_some() && seen == made.inode {
+                remove_one(tree, &made.path)?;
+            } else {
+                moved.extend(made.inode);
             }
         }
-        Ok(())
+        if moved.is_empty() {
+            return Ok(());
+        }
+        // A mount point itself cannot be renamed, but a directory above it can (rename(2), EBUSY).
+        let mut found = Vec::new();
+        tree.find_inodes(&moved, &mut found)?;
+        found.iter().rev().try_for_each(|path| remove_one(tree, path))
+    }
+}
+
+/// Removes a mount point, unless there is something in it, and puts back the time of its parent.
+fn remove_one(tree: &Tree, path: &ImagePath) -> io::Result<()> {
+    let before = time_of_parent(tree, path)?;
+    match tree.remove_empty(path) {
+        Ok(()) => restore(tree, path, before),
+        Err(_) => Ok(()),
     }
 }
 

@@ -179,6 +179,35 @@ impl Tree {
         Ok(rustix::fs::utimensat(&parent, &name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
+    /// Finds the paths that have one of these inodes, parents first, by a walk of the tree. Other file
+    /// systems below the root are not entered.
+    ///
+    /// # Errors
+    /// A directory cannot be read.
+    pub fn find_inodes(&self, inodes: &[u64], found: &mut Vec<ImagePath>) -> io::Result<()> {
+        let device = rustix::fs::fstat(&self.root)?.st_dev;
+        let mut pending = vec![ImagePath::root()];
+        while let Some(path) = pending.pop() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let dir = beneath(self.root.as_fd(), &path, flags)?;
+            for name in names_in(dir.as_fd())? {
+                let stat = rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+                let Ok(child) = path.join(name.as_bytes()) else { continue };
+                if stat.st_dev != device {
+                    continue;
+                }
+                if inodes.contains(&stat.st_ino) {
+                    found.push(child.clone());
+                }
+                if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
+                    pending.push(child);
+                }
+            }
+        }
+        found.sort();
+        Ok(())
+    }
+
     /// What tells whether `path` is touched later: its inode and ctime.
     ///
     /// # Errors

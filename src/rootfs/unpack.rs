@@ -216,38 +216,37 @@ impl<'a> Unpacker<'a> {
     ) -> Result<(), UnpackError> {
         let Some(parent) = marker.parent() else { return Ok(()) };
         if marker.file_name() == Some(OPAQUE) {
-            return self.remove_lower_below(&parent, own);
+            return self.remove_lower(self.children(&parent), own);
         }
         let doomed = parent.join(hidden);
         let doomed =
             doomed.map_err(|error| refused(marker, &format!("it hides nothing: {error}")))?;
-        self.remove_lower(&doomed, own)
+        self.remove_lower(vec![doomed], own)
     }
 
-    /// Removes what lower layers have at `path`; what this layer has put below it stays, and so does
-    /// what is no part of the image.
+    /// Removes what lower layers have at these paths; what this layer has put below them stays, and
+    /// so does what is no part of the image.
     fn remove_lower(
         &mut self,
-        path: &ImagePath,
+        mut doomed: Vec<ImagePath>,
         own: &BTreeSet<ImagePath>,
     ) -> Result<(), UnpackError> {
-        if self.exclusions.excludes(path) {
-            return Ok(());
+        while let Some(path) = doomed.pop() {
+            if self.exclusions.excludes(&path) {
+                continue;
+            }
+            let kept = own.range(&path..).next().is_some_and(|kept| kept.starts_with(&path));
+            if kept || self.exclusions.covers_any_below(&path) {
+                doomed.extend(self.children(&path));
+            } else {
+                self.remove(&path)?;
+            }
         }
-        let kept = own.range(path..).next().is_some_and(|kept| kept.starts_with(path));
-        if kept || self.exclusions.covers_any_below(path) {
-            return self.remove_lower_below(path, own);
-        }
-        self.remove(path)
+        Ok(())
     }
 
-    fn remove_lower_below(
-        &mut self,
-        path: &ImagePath,
-        own: &BTreeSet<ImagePath>,
-    ) -> Result<(), UnpackError> {
-        let children: Vec<_> = self.index.children(path).map(|(child, _)| child.clone()).collect();
-        children.iter().try_for_each(|child| self.remove_lower(child, own))
+    fn children(&self, path: &ImagePath) -> Vec<ImagePath> {
+        self.index.children(path).map(|(child, _)| child.clone()).collect()
     }
 
     /// Removes `path` and what is below it from the disk and the index. Inodes that keep another
@@ -277,30 +276,34 @@ impl<'a> Unpacker<'a> {
 
     /// Directories that the archive forgot: 0755, owned by root, as Docker makes them.
     fn make_parents(&mut self, path: &ImagePath) -> Result<(), UnpackError> {
-        let Some(parent) = path.parent() else { return Ok(()) };
-        if self.parents.is_open(&parent) {
-            return Ok(());
+        let mut missing = Vec::new();
+        for dir in path.ancestors().take_while(|dir| !dir.is_root()) {
+            if self.parents.is_open(&dir) {
+                break;
+            }
+            match self.index.get(&dir).map(|entry| &entry.kind) {
+                Some(Kind::Dir) => break,
+                Some(_) => return Err(refused(path, &format!("{dir} is not a directory"))),
+                None => missing.push(dir),
+            }
         }
-        match self.index.get(&parent).map(|entry| &entry.kind) {
-            Some(Kind::Dir) => return Ok(()),
-            None if parent.is_root() => return Ok(()),
-            Some(_) => return Err(refused(path, &format!("{parent} is not a directory"))),
-            None => {}
+        missing.iter().rev().try_for_each(|dir| self.make_forgotten(dir))
+    }
+
+    fn make_forgotten(&mut self, dir: &ImagePath) -> Result<(), UnpackError> {
+        if dir.file_name().is_some_and(|name| name.starts_with(WHITEOUT)) {
+            return Err(refused(dir, "a directory cannot be named like a whiteout"));
         }
-        if parent.file_name().is_some_and(|name| name.starts_with(WHITEOUT)) {
-            return Err(refused(path, &format!("{parent} is named like a whiteout")));
-        }
-        self.make_parents(&parent)?;
-        let place = self.at(&parent)?;
-        place.make_dir(0o755).map_err(|source| io_at(&parent, source))?;
-        place.set_mode(0o755).map_err(|source| io_at(&parent, source))?;
-        let seen = snapshot::observe(self.parents.tree().as_fd(), &parent)
-            .map_err(|error| io_at(&parent, io::Error::other(error)))?;
+        let place = self.at(dir)?;
+        place.make_dir(0o755).map_err(|source| io_at(dir, source))?;
+        place.set_mode(0o755).map_err(|source| io_at(dir, source))?;
+        let seen = snapshot::observe(self.parents.tree().as_fd(), dir)
+            .map_err(|error| io_at(dir, io::Error::other(error)))?;
         if let Some(seen) = seen {
-            self.index.insert(parent.clone(), seen.entry);
+            self.index.insert(dir.clone(), seen.entry);
         }
-        self.unsettle_parent(&parent);
-        self.unsettled.insert(parent);
+        self.unsettle_parent(dir);
+        self.unsettled.insert(dir.clone());
         Ok(())
     }
 

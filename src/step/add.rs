@@ -222,20 +222,21 @@ impl Adder<'_> {
 
     /// Directories that the archive forgot: 0755, owned by root, as Docker makes them.
     fn make_parents(&mut self, path: &ImagePath) -> Result<(), AddError> {
-        let Some(parent) = path.parent() else { return Ok(()) };
-        if parent.is_root() || self.parents.is_open(&parent) {
-            return Ok(());
+        let mut missing = Vec::new();
+        let mut below = path.clone();
+        while self.parents.place(&below).is_err() {
+            let Some(parent) = below.parent() else { break };
+            missing.push(parent.clone());
+            below = parent;
         }
-        let io = |source| AddError::Io { path: parent.clone(), source };
-        if self.parents.place(path).is_ok() {
-            return Ok(());
-        }
-        self.make_parents(&parent)?;
-        let place = self.at(&parent)?;
-        if place.make_dir(0o755).map_err(io)? {
-            place.set_mode(0o755).map_err(io)?;
-            place.set_owner((0, 0)).map_err(io)?;
-            self.written.insert(parent);
+        for dir in missing.into_iter().rev() {
+            let io = |source| AddError::Io { path: dir.clone(), source };
+            let place = self.at(&dir)?;
+            if place.make_dir(0o755).map_err(io)? {
+                place.set_mode(0o755).map_err(io)?;
+                place.set_owner((0, 0)).map_err(io)?;
+                self.written.insert(dir);
+            }
         }
         Ok(())
     }

@@ -431,7 +431,9 @@ impl<'a> Copier<'a> {
             let stat = stat_at(&dir, &name).map_err(|error| sources.at(&path, error))?;
             let target = to.join(name.as_bytes())?;
             if self.rootfs.exclusions().excludes(&target) {
-                tracing::debug!("{target} is no part of the image, not copied");
+                tracing::warn!(
+                    "{target} is a mount of this container or the executor's own: not copied"
+                );
                 continue;
             }
             self.copy_entry(sources, &dir, &name, &path, &target, &stat, Some(start))?;

@@ -11,11 +11,9 @@ use tracer::{Command, Credentials, Interrupt, Outcome, Touched, TouchedSet, Trac
 
 use super::output::{Stream, pass_on};
 use crate::dockerfile::SCRIPT_DIR;
+use crate::image::DEFAULT_PATH;
 use crate::plan::RunStep;
 use crate::rootfs::{BindMount, Identity, Isolation, MountPlan, MountPoints, Point, Rootfs, enter};
-
-/// The search path of an image that sets none, as Docker has it.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Why a command could not be run.
 #[derive(Debug, Error)]
@@ -200,23 +198,27 @@ impl Script {
     /// In a namespace it lies in the working directory and is mounted; in place it has to lie in the
     /// container's own `/dev`, which is a mount and so no part of the image either.
     fn write(runner: &Runner<'_>, (name, body): &(String, String)) -> Result<Self, RunError> {
-        use std::os::unix::fs::PermissionsExt as _;
+        use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
         let failed = |source| RunError::Prepare { what: format!("the script {name}"), source };
         if name.contains('/') {
             return Err(failed(io::Error::other("its name holds a slash")));
         }
         let dir = match runner.isolation {
-            Isolation::Namespace { .. } => runner.scratch.to_owned(),
+            Isolation::Namespace { .. } => runner.scratch.join("scripts"),
             Isolation::InPlace => PathBuf::from(SCRIPT_DIR),
         };
-        std::fs::create_dir_all(&dir).map_err(failed)?;
+        match std::fs::DirBuilder::new().mode(0o755).create(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.map_err(failed)?,
+        }
         let path = dir.join(name);
-        std::fs::write(&path, body).map_err(failed)?;
-        let written =
-            Self { path, below_dev: format!("{}/{name}", SCRIPT_DIR.trim_start_matches("/dev/")) };
-        let mode = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(&written.path, mode).map_err(failed)?;
-        Ok(written)
+        // Created anew: what an earlier step may have left there is not written through.
+        let mut new = std::fs::OpenOptions::new();
+        let mut file = new.write(true).create_new(true).mode(0o755).open(&path).map_err(failed)?;
+        let below_dev = format!("{}/{name}", SCRIPT_DIR.trim_start_matches("/dev/"));
+        let script = Self { path, below_dev };
+        io::Write::write_all(&mut file, body.as_bytes()).map_err(failed)?;
+        Ok(script)
     }
 }
 
@@ -225,6 +227,10 @@ impl Drop for Script {
         let removed = std::fs::remove_file(&self.path);
         if let (Err(error), true) = (removed, self.path.exists()) {
             tracing::warn!("{} could not be removed: {error}", self.path.display());
+        }
+        if let Some(dir) = self.path.parent() {
+            // Stays where the step left something of its own in it.
+            let _ = std::fs::remove_dir(dir);
         }
     }
 }

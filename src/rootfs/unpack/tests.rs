@@ -3,7 +3,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
 use std::path::Path;
 
 use crate::rootfs::Rootfs;
-use crate::rootfs::crafted::Crafted;
+use crate::rootfs::crafted::{Crafted, record};
 
 /// A root, and beside it a tree that nothing may touch.
 struct Scene {
@@ -429,4 +429,23 @@ fn a_damaged_layer_is_refused() {
         let told = Scene::new().apply(&[layer]).expect_err(what);
         assert!(told.contains("damaged archive") && told.contains(why), "{what}: {told}");
     }
+}
+
+#[test]
+fn names_are_bytes() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let longest = vec![b'n'; 255];
+    let deep = b"d/".repeat(1000);
+    for name in [&b"new\nline"[..], b"not \xff utf-8 \x80", b" ", b"-rf *", &longest] {
+        let scene = Scene::new();
+        let text = record("path", name);
+        let layer = new().extension(b'x', &text).file("short", b"1").end();
+        scene.apply(&[layer]).expect("it is fine");
+        let path = scene.root().join(std::ffi::OsStr::from_bytes(name));
+        assert_eq!(fs::read(path).expect("it is there"), b"1");
+    }
+    let scene = Scene::new();
+    let layer = new().extension(b'x', &record("path", &deep)).dir("short").end();
+    let rootfs = scene.apply(&[layer, new().file(".wh.d", b"").end()]).expect("it is fine");
+    assert!(rootfs.index().iter().all(|(path, _)| path.is_root()));
 }

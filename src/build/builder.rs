@@ -1,0 +1,131 @@
+//! What all stages of a build share.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use tracer::{Interrupt, Tracer};
+
+use super::Order;
+use super::images::Images;
+use super::tree::in_place_exclusions;
+use super::work::WorkDir;
+use crate::context::Context;
+use crate::dockerfile::Dockerfile;
+use crate::image::Image;
+use crate::plan::{Arguments, Step, StepError};
+use crate::registry::Registry;
+use crate::report::{Explain as _, Failure};
+use crate::rootfs::{Exclusions, Isolation, Rootfs, inflate};
+
+/// What all stages of a build share.
+pub(super) struct Builder<'a> {
+    pub(super) order: &'a Order,
+    pub(super) context: &'a Context,
+    pub(super) dockerfile: &'a Dockerfile,
+    pub(super) arguments: &'a Arguments,
+    pub(super) globals: &'a BTreeMap<String, String>,
+    pub(super) registry: &'a Registry,
+    pub(super) images: &'a Images<'a>,
+    pub(super) isolation: Isolation,
+    pub(super) tracer: &'a Tracer,
+    pub(super) interrupt: &'a Interrupt,
+    pub(super) work: &'a WorkDir,
+}
+
+impl Builder<'_> {
+    /// Ends the build where somebody asked for that.
+    pub(super) fn go_on(&self) -> Result<(), Failure> {
+        if self.interrupt.is_triggered() { Err(Failure::new("interrupted")) } else { Ok(()) }
+    }
+
+    pub(super) fn exclusions(&self) -> Result<Exclusions, Failure> {
+        let own: Vec<&Path> = self
+            .order
+            .own_dirs
+            .iter()
+            .map(PathBuf::as_path)
+            .chain([self.order.kaniko_dir.as_path(), self.work.path()])
+            .collect();
+        in_place_exclusions(&own)
+    }
+
+    /// Wipes the container's root at the end; a root of its own goes with the working directory.
+    pub(super) fn clean_up(&self) -> Result<(), Failure> {
+        if self.isolation == Isolation::InPlace {
+            tracing::info!("Deleting filesystem...");
+            let mut rootfs =
+                Rootfs::open(Path::new("/"), snapshot::Index::new(), self.exclusions()?)
+                    .could_not(|| "open /".to_owned())?;
+            rootfs.wipe().could_not(|| "clean up".to_owned())?;
+        }
+        Ok(())
+    }
+
+    /// Applies the layers of an image, in order; the next ones download meanwhile.
+    pub(super) fn unpack(&self, image: &Image, rootfs: &mut Rootfs) -> Result<(), Failure> {
+        let started = Instant::now();
+        let count = image.layers().len();
+        let mut unpacker = rootfs.unpack();
+        for (place, layer) in image.layers().iter().enumerate() {
+            self.go_on()?;
+            let digest = layer.descriptor.digest;
+            let file = self.images.blob(layer, &self.work.blobs())?;
+            let doing = || format!("unpack layer {} of {count} ({digest})", place + 1);
+            let compression = layer.compression().ok_or_else(|| {
+                let what = format!("{} is no media type of a layer", layer.descriptor.media_type);
+                Failure::new(format!("could not {}: {what}", doing()))
+            })?;
+            let blob = file.open().could_not(doing)?;
+            let archive = inflate(blob, compression, Some(layer.diff_id)).could_not(doing)?;
+            let archive = Interruptible { archive, interrupt: self.interrupt };
+            let done = unpacker.apply(archive).could_not(doing)?;
+            tracing::debug!("layer {} of {count}: {done:?}", place + 1);
+        }
+        unpacker.finish().could_not(|| "finish unpacking".to_owned())?;
+        rootfs.settle();
+        tracing::info!(
+            "Unpacked {} paths of {count} layers in {:.1}s",
+            rootfs.index().len(),
+            started.elapsed().as_secs_f64()
+        );
+        Ok(())
+    }
+
+    pub(super) fn place(&self, step: &Step, trigger: bool) -> String {
+        if trigger {
+            return "ONBUILD trigger of the base image".to_owned();
+        }
+        format!("{}:{}", self.context.dockerfile_name, step.line)
+    }
+
+    /// The lines of an instruction, marked.
+    pub(super) fn excerpt(&self, span: crate::dockerfile::Span) -> String {
+        self.dockerfile.source.annotate(span, "", None, false)
+    }
+
+    pub(super) fn step_failure(&self, error: &StepError, trigger: bool) -> Failure {
+        if trigger {
+            return Failure::new(error.kind.to_string()).at("ONBUILD trigger of the base image");
+        }
+        let place = format!("{}:{}", self.context.dockerfile_name, error.line);
+        let message = error.kind.to_string();
+        let excerpt = self.dockerfile.source.annotate(error.span, &message, None, false);
+        Failure::new(message).at(place).excerpt(&excerpt)
+    }
+}
+
+/// An archive that ends with an error when the build is interrupted.
+pub(super) struct Interruptible<'a, R> {
+    pub(super) archive: R,
+    pub(super) interrupt: &'a Interrupt,
+}
+
+impl<R: std::io::Read> std::io::Read for Interruptible<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.interrupt.is_triggered() {
+            return Err(std::io::Error::other("the build was interrupted"));
+        }
+        self.archive.read(buffer)
+    }
+}
