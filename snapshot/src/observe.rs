@@ -258,7 +258,7 @@ fn through_proc(parent: BorrowedFd<'_>, name: &OsStr) -> PathBuf {
 /// security module and marks of its overlay do not.
 #[must_use]
 pub fn belongs_to_image(name: &[u8]) -> bool {
-    !matches!(name, b"security.selinux" | b"security.ima" | b"security.evm")
+    !matches!(name, b"security.selinux" | b"security.ima" | b"security.evm" | b"system.nfs4_acl")
         && !name.starts_with(b"trusted.overlay.")
         && !name.starts_with(b"user.overlay.")
 }

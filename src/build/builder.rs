@@ -7,7 +7,7 @@ use std::time::Instant;
 use tracer::{Interrupt, Tracer};
 
 use super::Order;
-use super::images::Images;
+use super::images::{Images, NamedContext};
 use super::tree::in_place_exclusions;
 use super::work::WorkDir;
 use crate::context::Context;
@@ -45,7 +45,9 @@ impl Builder<'_> {
             .own_dirs
             .iter()
             .map(PathBuf::as_path)
-            .chain([self.order.kaniko_dir.as_path(), self.work.path()])
+            .chain([self.order.kaniko_dir.as_path(), self.work.path(), self.context.dir.as_path()])
+            .chain(self.order.contexts.values().filter_map(NamedContext::dir))
+            .chain(self.order.outputs.files())
             .collect();
         in_place_exclusions(&own)
     }

@@ -21,7 +21,7 @@ impl<'a> Stages<'a, '_> {
         self.prepare_origin(&step.from)?;
         let rootfs = fold.root()?;
         let sources = self.sources(&step.from)?;
-        let mut copier = Copier::new(rootfs, rules);
+        let mut copier = Copier::new(rootfs, rules, self.builder.interrupt);
         let failed = |error: crate::step::CopyError| Failure::new(error.to_string());
         for source in &step.sources {
             let pattern = match source {
@@ -97,7 +97,7 @@ impl<'a> Stages<'a, '_> {
                     "the file has changed since the Dockerfile was written, or was tampered with",
                 ));
         }
-        let sources = SourceTree::context(dir.path(), None, &shown)
+        let sources = SourceTree::context(dir.path(), None, self.builder.work.path(), &shown)
             .could_not(|| "open what was fetched".to_owned())?;
         let found = Found { path: "file".into(), name: fetched.name.into() };
         let unpack = step.add.as_ref().is_some_and(|add| add.unpack == Some(true));
@@ -167,9 +167,10 @@ impl<'a> Stages<'a, '_> {
 
     pub(super) fn sources(&self, from: &Origin) -> Result<SourceTree<'a>, Failure> {
         let context = self.builder.context;
+        let own = self.builder.work.path();
         let opened = match from {
             Origin::Context => {
-                SourceTree::context(&context.dir, Some(&context.ignore), "the build context")
+                SourceTree::context(&context.dir, Some(&context.ignore), own, "the build context")
             }
             Origin::Stage(number) => {
                 let finished = self.finished.get(number);
@@ -182,7 +183,9 @@ impl<'a> Stages<'a, '_> {
             Origin::Image(reference) => self.foreign_source(&reference.to_string())?,
             Origin::Named(name) => match self.builder.images.named(name) {
                 Some(NamedContext::Dir(dir)) => {
-                    SourceTree::context(dir, None, &format!("the build context {name:?}"))
+                    let ignore = self.builder.images.ignore_of(name);
+                    let label = format!("the build context {name:?}");
+                    SourceTree::context(dir, ignore, own, &label)
                 }
                 _ => self.foreign_source(&format!("context {name}"))?,
             },

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tracer::Interrupt;
 
 use super::{Outputs, registry_failure};
+use crate::context::{Ignore, ignore_of};
 use crate::image::{Blob, BlobFile, Digest, Image, ImageLayer, Platform, Reference, from_layout};
 use crate::plan::BaseImages;
 use crate::registry::{PendingBlob, Registry};
@@ -31,6 +32,16 @@ pub enum NamedContext {
     Image(Reference),
 }
 
+impl NamedContext {
+    /// The directory of this machine that it is, or is in.
+    pub(super) fn dir(&self) -> Option<&Path> {
+        match self {
+            Self::Dir(dir) | Self::Layout { dir, .. } => Some(dir),
+            Self::Image(_) => None,
+        }
+    }
+}
+
 /// The images of a build.
 pub(super) struct Images<'a> {
     registry: &'a Registry,
@@ -39,6 +50,8 @@ pub(super) struct Images<'a> {
     known: RefCell<HashMap<(String, String), Image>>,
     pending: RefCell<HashMap<Digest, PendingBlob>>,
     fetched: RefCell<HashMap<Digest, BlobFile>>,
+    /// Of contexts that are directories, by name.
+    ignores: HashMap<String, Ignore>,
 }
 
 impl<'a> Images<'a> {
@@ -46,15 +59,28 @@ impl<'a> Images<'a> {
         registry: &'a Registry,
         contexts: &'a NamedContexts,
         interrupt: &'a Interrupt,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, Failure> {
+        let mut ignores = HashMap::new();
+        for (name, context) in contexts {
+            if let NamedContext::Dir(dir) = context {
+                let ignore = ignore_of(dir).map_err(|error| Failure::new(error.to_string()))?;
+                ignores.insert(name.clone(), ignore);
+            }
+        }
+        Ok(Self {
             registry,
             contexts,
             interrupt,
             known: RefCell::default(),
             pending: RefCell::default(),
             fetched: RefCell::default(),
-        }
+            ignores,
+        })
+    }
+
+    /// What of a context that is a directory does not count.
+    pub(super) fn ignore_of(&self, name: &str) -> Option<&Ignore> {
+        self.ignores.get(&name.to_lowercase())
     }
 
     pub(super) fn named(&self, name: &str) -> Option<&NamedContext> {

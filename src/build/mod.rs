@@ -75,6 +75,8 @@ pub struct Order {
     pub cleanup: bool,
     /// The time that goes into config and history, RFC 3339.
     pub created: String,
+    /// Is told where the build keeps its files, so that whoever ends the process can remove them.
+    pub work_dir: std::sync::Arc<std::sync::OnceLock<PathBuf>>,
 }
 
 /// Who watches a RUN step.
@@ -127,6 +129,7 @@ pub fn build(order: &Order, interrupt: &Interrupt) -> Result<Built, Failure> {
     let canceller = registry.canceller();
     interrupt.also(move || canceller.cancel());
     let work = WorkDir::create(&order.kaniko_dir)?;
+    order.work_dir.get_or_init(|| work.path().to_owned());
     let result = run(order, interrupt, &context, &dockerfile, &registry, &work);
     if result.is_err() && interrupt.is_triggered() {
         return Err(Failure::new("the build was interrupted").status(ExitStatus::of_signal(15)));
@@ -165,7 +168,7 @@ fn run(
     work: &WorkDir,
 ) -> Result<Built, Failure> {
     order.outputs.check(registry)?;
-    let images = Images::new(registry, &order.contexts, interrupt);
+    let images = Images::new(registry, &order.contexts, interrupt)?;
     let target = order.target.as_deref();
     let (given, host) = (order.build_args.clone(), Platform::host());
     let arguments = Arguments::new(given, &host, &order.platform, target);
@@ -220,6 +223,11 @@ fn choose(order: &Order, work: &WorkDir) -> Result<Chosen, Failure> {
     let chosen = rootfs::choose(order.isolation, order.force, work.path())
         .map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
     tracing::info!("Isolation: {} ({})", chosen.isolation, chosen.why);
+    if chosen.isolation == rootfs::Isolation::InPlace {
+        for origin in order.registry.credentials.origins() {
+            tracing::warn!("in place, RUN steps can read the logins in {}", origin.display());
+        }
+    }
     Ok(chosen)
 }
 

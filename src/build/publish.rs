@@ -1,6 +1,6 @@
 //! Where the result goes: files first, registries last.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::images::Images;
 use super::registry_failure;
@@ -33,8 +33,20 @@ pub struct Built {
 }
 
 impl Outputs {
-    /// Whether the destinations can be pushed to, found out before the build.
+    /// Files and directories that will be written.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        [&self.tar, &self.layout, &self.digest_file].into_iter().flatten().map(PathBuf::as_path)
+    }
+
+    /// Whether outputs can be written and pushed, found out before the build.
     pub(super) fn check(&self, registry: &Registry) -> Result<(), Failure> {
+        for path in self.files() {
+            let near = path.ancestors().skip(1).find(|dir| dir.exists()).unwrap_or(path);
+            tempfile::Builder::new()
+                .prefix(".kaniko-")
+                .tempfile_in(near)
+                .could_not(|| format!("write {}", path.display()))?;
+        }
         if !self.push {
             return Ok(());
         }
@@ -51,18 +63,7 @@ impl Outputs {
         Ok(())
     }
 
-    /// Removes what was written before the push failed.
-    fn take_back(&self, failure: Failure) -> Failure {
-        if let Some(path) = &self.tar {
-            let _ = std::fs::remove_file(path);
-        }
-        if let Some(dir) = &self.layout {
-            let _ = std::fs::remove_dir_all(dir);
-        }
-        failure
-    }
-
-    /// Writes and pushes the image. A file that was written goes again if the push fails.
+    /// Writes and pushes the image. Files appear under their names only when the push has succeeded.
     pub(super) fn publish(
         &self,
         image: &Image,
@@ -72,41 +73,86 @@ impl Outputs {
         work: &WorkDir,
     ) -> Result<Built, Failure> {
         let digest = image.digest();
-        if self.tar.is_some() || self.layout.is_some() {
-            let local = bring_here(image, images, work)?;
-            if let Some(dir) = &self.layout {
-                sink::write_oci_layout(
-                    &local,
-                    self.destinations.first().and_then(Reference::tag),
-                    dir,
-                )
-                .could_not(|| format!("write the OCI layout {}", dir.display()))?;
-                tracing::info!("Wrote OCI layout {}", dir.display());
-            }
-            if let Some(path) = &self.tar {
-                sink::write_docker_archive(&local, &self.destinations, path)
-                    .could_not(|| format!("write {}", path.display()))?;
-                tracing::info!("Wrote {}", path.display());
-            }
-        }
-        if self.push && !self.destinations.is_empty() {
-            for destination in &self.destinations {
-                tracing::info!("Pushing image to {destination}");
-            }
-            let pushed = registry
-                .push(image, &self.destinations, uploads, &work.blobs())
-                .map_err(|error| self.take_back(registry_failure(&error)))?;
-            for one in pushed {
-                tracing::info!("Pushed {}", one.reference.with_digest(one.digest));
-            }
-        } else {
-            tracing::info!("Skipping push to container registry due to --no-push flag");
-        }
+        let staged = self.stage(image, images, work)?;
+        self.push(image, registry, uploads, work)?;
+        staged.commit()?;
         if let Some(path) = &self.digest_file {
             sink::write_digest(path, digest)
                 .could_not(|| format!("write the digest file {}", path.display()))?;
         }
         Ok(Built { digest })
+    }
+
+    /// Writes the files under other names.
+    fn stage(
+        &self,
+        image: &Image,
+        images: &Images<'_>,
+        work: &WorkDir,
+    ) -> Result<StagedFiles, Failure> {
+        let mut staged = StagedFiles::default();
+        if self.tar.is_none() && self.layout.is_none() {
+            return Ok(staged);
+        }
+        let local = bring_here(image, images, work)?;
+        if let Some(dir) = &self.layout {
+            let tag = self.destinations.first().and_then(Reference::tag);
+            let layout = sink::stage_oci_layout(&local, tag, dir)
+                .could_not(|| format!("write the OCI layout {}", dir.display()))?;
+            staged.layout = Some(layout);
+        }
+        if let Some(path) = &self.tar {
+            let archive = sink::stage_docker_archive(&local, &self.destinations, path)
+                .could_not(|| format!("write {}", path.display()))?;
+            staged.archive = Some(archive);
+        }
+        Ok(staged)
+    }
+
+    fn push(
+        &self,
+        image: &Image,
+        registry: &Registry,
+        uploads: Vec<PendingUpload>,
+        work: &WorkDir,
+    ) -> Result<(), Failure> {
+        if !self.push || self.destinations.is_empty() {
+            tracing::info!("Skipping push to container registry due to --no-push flag");
+            return Ok(());
+        }
+        for destination in &self.destinations {
+            tracing::info!("Pushing image to {destination}");
+        }
+        let pushed = registry
+            .push(image, &self.destinations, uploads, &work.blobs())
+            .map_err(|error| registry_failure(&error))?;
+        for one in pushed {
+            tracing::info!("Pushed {}", one.reference.with_digest(one.digest));
+        }
+        Ok(())
+    }
+}
+
+/// Files that are written, but not under their names.
+#[derive(Default)]
+struct StagedFiles {
+    layout: Option<sink::StagedLayout>,
+    archive: Option<sink::StagedArchive>,
+}
+
+impl StagedFiles {
+    fn commit(self) -> Result<(), Failure> {
+        if let Some(layout) = self.layout {
+            let dir = layout.dir().to_owned();
+            layout.commit().could_not(|| format!("write the OCI layout {}", dir.display()))?;
+            tracing::info!("Wrote OCI layout {}", dir.display());
+        }
+        if let Some(archive) = self.archive {
+            let path = archive.path().to_owned();
+            archive.commit().could_not(|| format!("write {}", path.display()))?;
+            tracing::info!("Wrote {}", path.display());
+        }
+        Ok(())
     }
 }
 

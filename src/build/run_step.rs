@@ -36,6 +36,7 @@ impl Stages<'_, '_> {
             scratch: &scratch,
             event_budget,
         };
+        builder.work.restore()?;
         let started = Instant::now();
         let ran = run(&runner, rootfs, step, &who)
             .map_err(|error| run_failure(&error, step.argv.first().map_or("", String::as_str)))?;

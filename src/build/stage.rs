@@ -24,6 +24,8 @@ pub(super) struct Finished {
     pub(super) image: Image,
     /// Its tree, while a later stage may need it.
     pub(super) rootfs: Option<Rootfs>,
+    /// The variables at its end, which a stage that starts from it begins with.
+    scope: Scope,
 }
 
 /// The fold over the stages.
@@ -78,14 +80,19 @@ impl<'a, 'p> Stages<'a, 'p> {
         }
         let mut config = image.config().clone();
         config.config.on_build.clear();
-        let scope = Scope::new(self.builder.arguments, self.builder.globals, &config.config.env);
+        let inherited = match &stage.base {
+            Base::Stage(number) => self.finished.get(number).map(|below| below.scope.clone()),
+            Base::Scratch | Base::Image(..) => None,
+        };
+        let (arguments, globals) = (self.builder.arguments, self.builder.globals);
+        let scope = inherited.unwrap_or_else(|| Scope::new(arguments, globals, &config.config.env));
         let image = image.with_config(config);
         let mut fold = Fold { image, rootfs, scope, command_is_own: false, last, number: 0 };
         for (number, instruction) in stage.instructions.iter().enumerate() {
             fold.number = number + 1;
             self.one_step(stage, instruction, number, &mut fold)?;
         }
-        Ok(Finished { image: fold.image, rootfs: fold.rootfs })
+        Ok(Finished { image: fold.image, rootfs: fold.rootfs, scope: fold.scope })
     }
 
     fn base_image(&self, stage: &PlannedStage<'_>) -> Result<Image, Failure> {

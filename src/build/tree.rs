@@ -36,6 +36,7 @@ pub(super) fn copy_tree(
     let mut mover = Mover { from, to: &target, index: Index::new(), rename: false };
     mover.transfer_children(&ImagePath::root())?;
     let index = mover.finish()?.into_index();
+    let exclusions = exclusions.with_pins_of(from.exclusions());
     Rootfs::open(to, index, exclusions).could_not(|| format!("open {}", to.display()))
 }
 
@@ -61,7 +62,8 @@ impl Mover<'_> {
             self.index.record_seen(path, seen);
         }
         let path = self.to.path().to_owned();
-        let mut rootfs = Rootfs::open(&path, self.index, Exclusions::default())
+        let exclusions = Exclusions::default().with_pins_of(self.from.exclusions());
+        let mut rootfs = Rootfs::open(&path, self.index, exclusions)
             .could_not(|| format!("open {}", path.display()))?;
         rootfs.settle();
         Ok(rootfs)
@@ -70,17 +72,19 @@ impl Mover<'_> {
     fn transfer_children(&mut self, dir: &ImagePath) -> Result<(), Failure> {
         let from = self.from;
         for (path, entry) in from.index().children(dir) {
-            if !entry.foreign && !from.exclusions().excludes(path) {
-                self.transfer(path, entry).could_not(|| format!("keep {path} for later stages"))?;
-                if entry.is_dir() && self.index.subtree(path).nth(1).is_none() {
-                    self.transfer_children(path)?;
-                }
+            if from.exclusions().excludes(path) || (entry.foreign && !holds_own(from, path)) {
+                continue;
+            }
+            self.transfer(path, entry).could_not(|| format!("keep {path} for later stages"))?;
+            if entry.is_dir() && self.index.subtree(path).nth(1).is_none() {
+                self.transfer_children(path)?;
             }
         }
         Ok(())
     }
 
-    /// Takes one path along; a directory that was renamed brings everything below it.
+    /// Takes one path along. A directory that is no part of the image, but has something in it that is,
+    /// comes along as what it is; a directory that was renamed brings everything below it.
     fn transfer(&mut self, path: &ImagePath, entry: &Entry) -> io::Result<()> {
         let whole = !entry.is_dir() || !self.from.exclusions().covers_any_below(path);
         if self.rename && whole && !self.holds_foreign(path) && self.try_rename(path)? {
@@ -158,6 +162,12 @@ impl Mover<'_> {
         self.index.insert(path.clone(), Entry { seen, ..entry.clone() });
         Ok(())
     }
+}
+
+/// Whether something below a directory that is no part of the image is one.
+fn holds_own(from: &Rootfs, path: &ImagePath) -> bool {
+    let mut below = from.index().subtree(path);
+    below.any(|(path, entry)| !entry.foreign && !from.exclusions().excludes(path))
 }
 
 fn split(path: &ImagePath) -> Option<(ImagePath, &[u8])> {

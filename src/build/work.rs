@@ -1,13 +1,16 @@
 //! The one directory in which a build leaves things, and which goes with it.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::report::{Explain as _, Failure};
+use crate::rootfs::HOSTNAME;
 
 /// A new directory below the executor's, removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct WorkDir {
-    dir: tempfile::TempDir,
+    dir: Option<tempfile::TempDir>,
+    path: PathBuf,
 }
 
 impl WorkDir {
@@ -18,10 +21,13 @@ impl WorkDir {
         std::fs::create_dir_all(kaniko_dir).could_not(doing).map_err(|f| f.hint(hint))?;
         let dir = tempfile::Builder::new()
             .prefix("build-")
+            // A tree that is being built may hold set-id programs; nobody else may reach them.
+            .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir_in(kaniko_dir)
             .could_not(doing)
             .map_err(|failure| failure.hint(hint))?;
-        let work = Self { dir };
+        let path = dir.path().to_owned();
+        let work = Self { dir: Some(dir), path };
         work.restore()?;
         Ok(work)
     }
@@ -36,7 +42,7 @@ impl WorkDir {
     }
 
     pub(super) fn path(&self) -> &Path {
-        self.dir.path()
+        &self.path
     }
 
     /// Where packed layers lie until they are pushed.
@@ -66,16 +72,25 @@ impl WorkDir {
         Ok(path)
     }
 
-    /// Copies of the machine's name service files, so that a step cannot write to the real ones.
+    /// Copies of the machine's name service files, new ones for each step: what a step writes to them
+    /// reaches neither the real ones nor another step.
     fn name_service(&self) -> Result<(), Failure> {
         for name in ["resolv.conf", "hosts"] {
-            let text = std::fs::read(Path::new("/etc").join(name)).unwrap_or_default();
-            let copy = self.scratch().join(name);
-            if copy.exists() {
-                continue;
+            let mut text = std::fs::read(Path::new("/etc").join(name)).unwrap_or_default();
+            if name == "hosts" {
+                text.extend_from_slice(format!("127.0.0.1\t{HOSTNAME}\n").as_bytes());
             }
+            let copy = self.scratch().join(name);
             std::fs::write(&copy, text).could_not(|| format!("write {}", copy.display()))?;
         }
         Ok(())
+    }
+}
+
+impl Drop for WorkDir {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.dir.take().map(tempfile::TempDir::close) {
+            tracing::warn!("{} could not be removed: {error}", self.path.display());
+        }
     }
 }

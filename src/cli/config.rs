@@ -89,6 +89,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         own_dirs: own_dirs(around),
         cleanup: switch(flags.cleanup.0, "KANIKO_CLEANUP", around)?,
         created: around.now.clone(),
+        work_dir: std::sync::Arc::default(),
     })
 }
 

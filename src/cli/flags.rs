@@ -57,15 +57,15 @@ pub(super) struct Flags {
     pub(super) no_push: Option<GoBool>,
 
     /// Also writes the image as a `docker save` archive to this file.
-    #[arg(long, alias = "tarPath", value_name = "FILE")]
+    #[arg(long, alias = "tarPath", value_name = "FILE", value_parser = path)]
     pub(super) tar_path: Option<PathBuf>,
 
     /// Also writes the image as an OCI layout to this directory.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path)]
     pub(super) oci_layout_path: Option<PathBuf>,
 
     /// Writes the digest of the image to this file.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path)]
     pub(super) digest_file: Option<PathBuf>,
 
     /// Pushes by plain HTTP.
@@ -125,7 +125,7 @@ pub(super) struct Flags {
 
     /// The working directory of the executor [default: $KANIKO_DIR, /kaniko in a
     /// container, else a directory below $TMPDIR or /var/tmp].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path)]
     pub(super) kaniko_dir: Option<PathBuf>,
 
     /// Deletes the built file system at the end (in-place; elsewhere it always is).
@@ -143,6 +143,37 @@ pub(super) struct Flags {
     /// Full times in log lines.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub(super) log_timestamp: GoBool,
+}
+
+impl Flags {
+    /// Templates of pipelines leave values empty: that is not to have given the flag.
+    pub(super) fn without_empty_values(mut self) -> Self {
+        let texts = [
+            &mut self.target,
+            &mut self.custom_platform,
+            &mut self.run_tracer,
+            &mut self.snapshot_mode,
+        ];
+        for text in texts {
+            text.take_if(|text| text.is_empty());
+        }
+        let paths = [
+            &mut self.tar_path,
+            &mut self.oci_layout_path,
+            &mut self.digest_file,
+            &mut self.kaniko_dir,
+        ];
+        for path in paths {
+            path.take_if(|path| path.as_os_str().is_empty());
+        }
+        self
+    }
+}
+
+/// A path, which may be empty.
+#[expect(clippy::unnecessary_wraps, reason = "the shape that clap asks for")]
+fn path(text: &str) -> Result<PathBuf, std::convert::Infallible> {
+    Ok(PathBuf::from(text))
 }
 
 #[derive(Debug, Subcommand)]
@@ -234,6 +265,14 @@ mod tests {
         assert_eq!(flags.snapshot_mode.as_deref(), Some("redo"));
         assert_eq!(flags.destination, ["a", "b"]);
         assert_eq!((flags.dockerfile.as_str(), flags.context.as_str()), ("F", "/c"));
+    }
+
+    #[test]
+    fn an_empty_value_is_none() {
+        let line = "--target= --digest-file= --tar-path= --snapshot-mode= --custom-platform=";
+        let flags = parse(line).expect("known flags").without_empty_values();
+        assert_eq!((flags.target, flags.digest_file, flags.tar_path), (None, None, None));
+        assert_eq!((flags.snapshot_mode, flags.custom_platform), (None, None));
     }
 
     #[test]

@@ -23,7 +23,7 @@ const GRACE: Duration = Duration::from_secs(4);
 /// Runs the executor; answers its exit status.
 pub fn main() -> i32 {
     let flags = match Flags::try_parse() {
-        Ok(flags) => flags,
+        Ok(flags) => flags.without_empty_values(),
         Err(error) => return refuse(&error),
     };
     if let Some(Command::Version) = flags.command {
@@ -47,9 +47,9 @@ pub fn main() -> i32 {
 fn execute(flags: &Flags) -> Result<(), Failure> {
     harden();
     let interrupt = Interrupt::new();
-    let signalled = listen(&interrupt)?;
     let around = Surroundings::take()?;
     let order = order(flags, &around)?;
+    let signalled = listen(&interrupt, order.work_dir.clone())?;
     let built = build(&order, &interrupt);
     match (built, signalled.get()) {
         // It came too late to change anything.
@@ -83,10 +83,13 @@ fn harden() {
     }
 }
 
+/// Where the build keeps its files, once it has begun.
+type WorkDir = std::sync::Arc<std::sync::OnceLock<std::path::PathBuf>>;
+
 type Signalled = std::sync::Arc<std::sync::OnceLock<i32>>;
 
 /// The first SIGTERM or SIGINT ends the build, the second or the end of the grace period the process.
-fn listen(interrupt: &Interrupt) -> Result<Signalled, Failure> {
+fn listen(interrupt: &Interrupt, work_dir: WorkDir) -> Result<Signalled, Failure> {
     let doing = || "handle signals".to_owned();
     let mut signals = Signals::new([SIGTERM, SIGINT]).could_not(doing)?;
     let signalled = Signalled::default();
@@ -98,10 +101,15 @@ fn listen(interrupt: &Interrupt) -> Result<Signalled, Failure> {
             }
             tracing::warn!("signal {signal}: ending the build");
             interrupt.trigger();
+            let work_dir = work_dir.clone();
             std::thread::spawn(move || {
                 let end = Instant::now() + GRACE;
                 while let Some(left) = end.checked_duration_since(Instant::now()) {
                     std::thread::park_timeout(left);
+                }
+                // Something does not end in time; what it has on disk goes all the same.
+                if let Some(dir) = work_dir.get() {
+                    let _ = std::fs::remove_dir_all(dir);
                 }
                 std::process::exit(ExitStatus::of_signal(signal).code());
             });

@@ -118,13 +118,26 @@ impl Context {
     }
 }
 
+/// The `.dockerignore` of a further context.
+///
+/// # Errors
+/// It cannot be read, or has a line that is no pattern.
+pub fn ignore_of(dir: &Path) -> Result<Ignore, ContextError> {
+    first_ignore(&[dir.join(".dockerignore")])
+}
+
 /// `<Dockerfile>.dockerignore` beside the Dockerfile, else `.dockerignore` of the context.
 fn read_ignore(dockerfile: &Path, context: &Path) -> Result<Ignore, ContextError> {
     let mut beside = dockerfile.as_os_str().to_owned();
     beside.push(".dockerignore");
-    for path in [PathBuf::from(beside), context.join(".dockerignore")] {
+    first_ignore(&[PathBuf::from(beside), context.join(".dockerignore")])
+}
+
+/// The patterns of the first of these files that exists.
+fn first_ignore(paths: &[PathBuf]) -> Result<Ignore, ContextError> {
+    for path in paths {
         if path.is_file() {
-            let text = read(&path)?;
+            let text = read(path)?;
             return Ignore::parse(&text)
                 .map_err(|source| ContextError::BadIgnore { path: path.clone(), source });
         }

@@ -95,6 +95,12 @@ impl Credentials {
         Ok(self)
     }
 
+    /// The files that logins come from.
+    pub fn origins(&self) -> impl Iterator<Item = &Path> {
+        let logins = self.files.iter().filter(|(_, file)| !file.auths.is_empty());
+        logins.map(|(origin, _)| origin.as_path())
+    }
+
     /// What is known for this repository. Runs a credential helper, so it may take a while.
     pub fn look_up(&self, repository: &Repository) -> Result<Option<Login>, RegistryError> {
         let keys = keys(repository);

@@ -37,6 +37,13 @@ impl Exclusions {
         self.pinned.push(path);
     }
 
+    /// With the pins of a tree whose content comes here.
+    #[must_use]
+    pub fn with_pins_of(mut self, other: &Self) -> Self {
+        self.pinned.extend(other.pinned.iter().cloned());
+        self
+    }
+
     /// The same for the comparison of trees.
     pub fn for_snapshot(&self) -> snapshot::Exclusions {
         let whole = self.trees.iter().cloned();

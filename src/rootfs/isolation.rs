@@ -175,6 +175,9 @@ fn try_namespace(scratch: &Path, user: bool) -> Result<(), String> {
     }
 }
 
+/// What a step sees as the name of its machine: the real one has no business in an image.
+pub(crate) const HOSTNAME: &str = "kaniko";
+
 /// Makes `command` start inside `root`.
 pub(crate) fn enter(command: &mut Command, isolation: Isolation, root: &Path, mounts: &MountPlan) {
     let Isolation::Namespace { user } = isolation else { return };
@@ -182,12 +185,14 @@ pub(crate) fn enter(command: &mut Command, isolation: Isolation, root: &Path, mo
         mount: true,
         pid: true,
         ipc: true,
+        uts: true,
+        cgroup: true,
         net: mounts.no_network,
         user: user.then(|| IdMaps { uids: same_ids("uid"), gids: same_ids("gid") }),
-        ..Namespaces::default()
     };
     command.capabilities = Some(tracer::CapSet::CONTAINER_DEFAULT);
     let below = |path: &str| c_path(&root.join(path));
+    command.prepare(Setup::Hostname(text(HOSTNAME)));
     mount_root(command, root);
     mount_dev(command, &below);
     for (source, path) in &mounts.scripts {
@@ -247,6 +252,14 @@ fn mount_root(command: &mut Command, root: &Path) {
         recursive: false,
         read_only: false,
     });
+    // Device nodes of an image can be made and packed, but not opened.
+    command.prepare(Setup::Mount {
+        source: text(""),
+        target: c_path(root),
+        fstype: text(""),
+        flags: libc::MS_REMOUNT | libc::MS_BIND | libc::MS_NODEV,
+        data: text(""),
+    });
 }
 
 /// A `/dev` of its own: the devices every container has, and nothing else.
@@ -265,7 +278,8 @@ fn mount_dev(command: &mut Command, below: &impl Fn(&str) -> std::ffi::CString) 
             source: text(&format!("/dev/{device}")),
             target: below(&format!("dev/{device}")),
             recursive: false,
-            read_only: false,
+            // It can be written to all the same; its mode and owner, which are the machine's, cannot.
+            read_only: true,
         });
     }
     for dir in ["pts", "shm", "mqueue"] {
@@ -340,7 +354,7 @@ fn mount_kernel(
             source: text("/dev/null"),
             target: below(&format!("proc/{file}")),
             recursive: false,
-            read_only: false,
+            read_only: true,
         });
     }
     for dir in ["acpi", "asound", "scsi"] {

@@ -267,7 +267,10 @@ impl Metadata<'_> {
         }
         for (name, value) in self.xattrs {
             let name = CString::new(name.as_slice()).map_err(|_| Errno::INVAL)?;
-            rustix::fs::fsetxattr(handle, &name, value, rustix::fs::XattrFlags::empty())?;
+            tolerated(
+                &name,
+                rustix::fs::fsetxattr(handle, &name, value, rustix::fs::XattrFlags::empty()),
+            )?;
         }
         if let Some(mtime) = self.mtime {
             rustix::fs::futimens(handle, &times(mtime))?;
@@ -302,9 +305,24 @@ impl Metadata<'_> {
             .join(std::ffi::OsStr::from_bytes(name.to_bytes()));
         for (key, value) in self.xattrs {
             let key = CString::new(key.as_slice()).map_err(|_| Errno::INVAL)?;
-            rustix::fs::lsetxattr(&path, &key, value, rustix::fs::XattrFlags::empty())?;
+            tolerated(
+                &key,
+                rustix::fs::lsetxattr(&path, &key, value, rustix::fs::XattrFlags::empty()),
+            )?;
         }
         Ok(())
+    }
+}
+
+/// An attribute that the file system below the root does not take is told, and left out: Docker's
+/// builder goes on there, too.
+fn tolerated(name: &CString, set: Result<(), Errno>) -> io::Result<()> {
+    match set {
+        Err(errno @ (Errno::OPNOTSUPP | Errno::PERM | Errno::INVAL)) => {
+            tracing::warn!("the attribute {} could not be set: {errno}", name.to_string_lossy());
+            Ok(())
+        }
+        other => Ok(other?),
     }
 }
 

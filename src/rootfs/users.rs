@@ -96,6 +96,10 @@ impl Accounts {
             (None, Some(known)) => identity.groups = self.memberships(&known.name),
             (None, None) => {}
         }
+        // The primary group is one of the groups: tests for membership look there (CVE-2023-25173).
+        identity.groups.push(identity.gid);
+        identity.groups.sort_unstable();
+        identity.groups.dedup();
         if identity.home.is_empty() {
             identity.home.push('/');
         }
@@ -215,14 +219,14 @@ mod tests {
             Err(error) => error.to_string(),
         };
         for (spec, want) in [
-            ("", "0:0 [10] /root"),
-            ("root", "0:0 [10] /root"),
-            ("app", "1000:1001 [10, 29] /home/app"),
-            ("1000", "1000:1001 [10, 29] /home/app"),
-            ("app:audio", "1000:29 [] /home/app"),
-            ("app:7", "1000:7 [] /home/app"),
-            ("4242", "4242:0 [] /"),
-            ("4242:7", "4242:7 [] /"),
+            ("", "0:0 [0, 10] /root"),
+            ("root", "0:0 [0, 10] /root"),
+            ("app", "1000:1001 [10, 29, 1001] /home/app"),
+            ("1000", "1000:1001 [10, 29, 1001] /home/app"),
+            ("app:audio", "1000:29 [29] /home/app"),
+            ("app:7", "1000:7 [7] /home/app"),
+            ("4242", "4242:0 [0] /"),
+            ("4242:7", "4242:7 [7] /"),
             ("nobody", "the image has no user \"nobody\" in /etc/passwd"),
             ("app:nogroup", "the image has no group \"nogroup\" in /etc/group"),
             ("4294967295", "4294967295 is out of range for a user or group id"),

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fs::Permissions;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -15,12 +15,19 @@ use super::SinkError;
 use super::staging::{self, VerifiedLayer};
 use crate::image::{Image, ImageLayer, Reference};
 
-/// Writes the archive, under these names.
-pub fn write_docker_archive(
+/// An archive that is written, but not under its name. Dropped, it is gone.
+#[derive(Debug)]
+pub struct StagedArchive {
+    file: tempfile::NamedTempFile,
+    path: PathBuf,
+}
+
+/// Writes the archive, with these image names, beside `path`.
+pub fn stage_docker_archive(
     image: &Image,
     names: &[Reference],
     path: &Path,
-) -> Result<(), SinkError> {
+) -> Result<StagedArchive, SinkError> {
     let parent = staging::parent(path)?;
     let file = tempfile::Builder::new()
         .prefix(".archive-")
@@ -30,8 +37,30 @@ pub fn write_docker_archive(
     let mut tar = tar::Builder::new(BufWriter::with_capacity(1 << 20, file));
     fill(image, names, &mut tar, path)?;
     let file = tar.into_inner().and_then(|buffered| buffered.into_inner().map_err(io::Error::from));
-    let persisted = file.and_then(|file| file.persist(path).map_err(|error| error.error));
-    persisted.map(|_| ()).map_err(SinkError::io(path))
+    Ok(StagedArchive { file: file.map_err(SinkError::io(path))?, path: path.to_owned() })
+}
+
+impl StagedArchive {
+    /// Where it will be.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Puts it there.
+    pub fn commit(self) -> Result<(), SinkError> {
+        let persisted = self.file.persist(&self.path).map_err(|error| error.error);
+        persisted.map(|_| ()).map_err(SinkError::io(&self.path))
+    }
+}
+
+/// [`stage_docker_archive`] and its commit in one.
+pub fn write_docker_archive(
+    image: &Image,
+    names: &[Reference],
+    path: &Path,
+) -> Result<(), SinkError> {
+    stage_docker_archive(image, names, path)?.commit()
 }
 
 fn fill(

@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use crate::image::{Digest, ImageError};
 
 pub use digest_file::write_digest;
-pub use docker_archive::write_docker_archive;
-pub use oci_layout::write_oci_layout;
+pub use docker_archive::{StagedArchive, stage_docker_archive, write_docker_archive};
+pub use oci_layout::{StagedLayout, stage_oci_layout, write_oci_layout};
 
 /// Output that could not be written.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,8 @@ use std::io::{self, Read};
 use snapshot::{ImagePath, PathError, Timestamp};
 use thiserror::Error;
 
-use super::copy::{Copier, CopyError, Found, SourceTree};
+use super::copy::{Copier, CopyError};
+use super::sources::{Found, SourceTree};
 use crate::rootfs::{
     Archive, ArchiveError, Attributes, Exclusions, Member, MemberKind, Parents, Place, WriteError,
     Writer, sniffed,

@@ -12,14 +12,16 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, Stat};
 use snapshot::{ImagePath, Kind, Timestamp};
 use thiserror::Error;
+use tracer::Interrupt;
 
 use super::chmod::Chmod;
-use crate::context::{Ignore, glob_match};
+use super::sources::{Found, SourceTree, clean, open_file, split_last, stat_at};
+use crate::context::Ignore;
 use crate::rootfs::{Metadata, Rootfs, names_in};
 
 /// Why files could not be copied.
@@ -39,6 +41,9 @@ pub enum CopyError {
         /// As written.
         path: String,
     },
+    /// The build is being ended.
+    #[error("interrupted")]
+    Interrupted,
     /// A wildcard that cannot be read.
     #[error("{pattern}: bad pattern")]
     BadPattern {
@@ -91,168 +96,8 @@ pub enum CopyError {
     },
 }
 
-/// A directory to copy from.
-#[derive(Debug)]
-pub struct SourceTree<'a> {
-    root: pathrs::Root,
-    path: PathBuf,
-    /// Only of the build context: what is not part of it.
-    ignore: Option<&'a Ignore>,
-    /// What a person calls it.
-    label: String,
-    /// Whether files keep their owners; those of the context become root's.
-    keep_owners: bool,
-}
-
-impl<'a> SourceTree<'a> {
-    /// The build context, or a named one, less what `ignore` says.
-    ///
-    /// # Errors
-    /// The directory cannot be opened.
-    pub fn context(path: &Path, ignore: Option<&'a Ignore>, label: &str) -> io::Result<Self> {
-        Self::open(path, ignore, label, false)
-    }
-
-    /// The file system of a stage or an image.
-    ///
-    /// # Errors
-    /// The directory cannot be opened.
-    pub fn rootfs(path: &Path, label: &str) -> io::Result<Self> {
-        Self::open(path, None, label, true)
-    }
-
-    fn open(
-        path: &Path,
-        ignore: Option<&'a Ignore>,
-        label: &str,
-        keep_owners: bool,
-    ) -> io::Result<Self> {
-        let root = pathrs::Root::open(path).map_err(|error| by_errno(&error))?;
-        // Sources are named by what the kernel calls them, so the root must be, too.
-        let path = std::fs::canonicalize(path)?;
-        Ok(Self { root, path, ignore, label: label.to_owned(), keep_owners })
-    }
-
-    /// The sources that `written` names, each as its path below the root, links resolved, and the
-    /// name it was found under.
-    ///
-    /// # Errors
-    /// A plain path that does not exist, or a bad pattern.
-    pub fn find(&self, written: &str) -> Result<Vec<Found>, CopyError> {
-        let cleaned = clean(written);
-        let components: Vec<&str> = cleaned.split('/').filter(|part| !part.is_empty()).collect();
-        let wild = components.iter().position(|part| has_wildcard(part));
-        let Some(wild) = wild else {
-            let name = components.last().copied().unwrap_or_default();
-            return Ok(vec![self.one(written, &cleaned, name)?]);
-        };
-        let base = components[..wild].join("/");
-        let pattern = components[wild..].join("/");
-        let Ok(start) = self.resolve(&base) else { return Ok(Vec::new()) };
-        let bad = || CopyError::BadPattern { pattern: written.to_owned() };
-        glob_match(pattern.as_bytes(), b"").map_err(|_| bad())?;
-        let mut found = Vec::new();
-        self.search(&start, &PathBuf::new(), &pattern, &mut found)?;
-        Ok(found)
-    }
-
-    fn one(&self, written: &str, cleaned: &str, name: &str) -> Result<Found, CopyError> {
-        let absent = || CopyError::NotFound { path: written.to_owned(), tree: self.label.clone() };
-        let path = self.resolve(cleaned).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => absent(),
-            _ => self.at(Path::new(cleaned), error),
-        })?;
-        if self.ignores(&path) && !self.may_hold_included(&path) {
-            return Err(CopyError::Ignored { path: written.to_owned() });
-        }
-        Ok(Found { path, name: name.into() })
-    }
-
-    /// Everything below `start` that matches `pattern`; what matches is not looked into.
-    fn search(
-        &self,
-        start: &Path,
-        below: &Path,
-        pattern: &str,
-        found: &mut Vec<Found>,
-    ) -> Result<(), CopyError> {
-        let here = start.join(below);
-        let dir = self.open_dir(&here).map_err(|error| self.at(&here, error))?;
-        for name in names_in(dir.as_fd()).map_err(|error| self.at(&here, error))? {
-            let relative = below.join(OsStr::from_bytes(name.as_bytes()));
-            let full = start.join(&relative);
-            let matched = glob_match(pattern.as_bytes(), relative.as_os_str().as_bytes())
-                .map_err(|_| CopyError::BadPattern { pattern: pattern.to_owned() })?;
-            let stat = stat_at(&dir, &name).map_err(|error| self.at(&full, error))?;
-            let is_dir = FileType::from_raw_mode(stat.st_mode).is_dir();
-            if matched && !(self.ignores(&full) && !(is_dir && self.may_hold_included(&full))) {
-                let text = full.to_string_lossy().into_owned();
-                let name = name.to_string_lossy().into_owned();
-                found.push(self.one(&text, &text, &name)?);
-            } else if is_dir && !matched {
-                self.search(start, &relative, pattern, found)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Follows all links, inside the root.
-    fn resolve(&self, path: &str) -> io::Result<PathBuf> {
-        let path = if path.is_empty() { "." } else { path };
-        let handle = self.root.resolve(path).map_err(|error| by_errno(&error))?;
-        use std::os::fd::AsRawFd as _;
-        let link = format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd());
-        let real = std::fs::read_link(link)?;
-        real.strip_prefix(&self.path)
-            .map(Path::to_owned)
-            .map_err(|_| io::ErrorKind::NotFound.into())
-    }
-
-    /// What a person calls it.
-    pub fn label(&self) -> &str {
-        &self.label
-    }
-
-    fn open_dir(&self, path: &Path) -> io::Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(rustix::fs::open(self.path.join(path), flags, Mode::empty())?)
-    }
-
-    fn ignores(&self, path: &Path) -> bool {
-        let bytes = path.as_os_str().as_bytes();
-        self.ignore.is_some_and(|ignore| !bytes.is_empty() && ignore.matches(bytes))
-    }
-
-    fn may_hold_included(&self, path: &Path) -> bool {
-        let bytes = path.as_os_str().as_bytes();
-        self.ignore.is_none_or(|ignore| ignore.may_hold_kept(bytes))
-    }
-
-    /// The regular file that `found` is, opened; nothing where it is something else.
-    pub(crate) fn file(&self, found: &Found) -> Result<Option<File>, CopyError> {
-        let (parent, Some(name)) = split_last(&found.path) else { return Ok(None) };
-        let failed = |error| self.at(&found.path, error);
-        let dir = self.open_dir(&parent).map_err(failed)?;
-        let stat = stat_at(&dir, &name).map_err(failed)?;
-        if !FileType::from_raw_mode(stat.st_mode).is_file() {
-            return Ok(None);
-        }
-        open_file(&dir, &name).map(Some).map_err(failed)
-    }
-
-    pub(crate) fn at(&self, path: &Path, source: io::Error) -> CopyError {
-        CopyError::Source { path: format!("{} in {}", path.display(), self.label), source }
-    }
-}
-
-/// One source of a COPY.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// Below the root of the sources, links resolved.
-    pub path: PathBuf,
-    /// The name it gets in a destination directory.
-    pub name: std::ffi::OsString,
-}
+/// How much of a file is copied before the build may end.
+const PIECE: u64 = 64 << 20;
 
 /// How files are copied.
 #[derive(Debug, Clone, Default)]
@@ -270,6 +115,7 @@ pub struct CopyRules {
 pub struct Copier<'a> {
     rootfs: &'a Rootfs,
     rules: CopyRules,
+    interrupt: &'a Interrupt,
     written: Vec<ImagePath>,
     /// Source inode to the first copy of it, to keep hard links.
     copies: HashMap<(u64, u64), ImagePath>,
@@ -277,8 +123,26 @@ pub struct Copier<'a> {
 
 impl<'a> Copier<'a> {
     /// Copies by `rules` into `rootfs`.
-    pub fn new(rootfs: &'a Rootfs, rules: CopyRules) -> Self {
-        Self { rootfs, rules, written: Vec::new(), copies: HashMap::new() }
+    pub fn new(rootfs: &'a Rootfs, rules: CopyRules, interrupt: &'a Interrupt) -> Self {
+        Self { rootfs, rules, interrupt, written: Vec::new(), copies: HashMap::new() }
+    }
+
+    /// Ends a copy that nobody wants any more.
+    fn go_on(&self) -> Result<(), CopyError> {
+        if self.interrupt.is_triggered() { Err(CopyError::Interrupted) } else { Ok(()) }
+    }
+
+    /// Copies content, in pieces, so that a large file does not keep the build from ending.
+    fn fill(&self, source: &File, file: &mut File, target: &ImagePath) -> Result<(), CopyError> {
+        loop {
+            self.go_on()?;
+            let mut piece = io::Read::take(source, PIECE);
+            match io::copy(&mut piece, file) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(source) => return Err(CopyError::Write { path: target.clone(), source }),
+            }
+        }
     }
 
     /// The root that is copied into.
@@ -460,6 +324,7 @@ impl<'a> Copier<'a> {
         stat: &Stat,
         start: Option<&Path>,
     ) -> Result<(), CopyError> {
+        self.go_on()?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         let (excluded, may_hold) = self.excluded(start, path);
         let left_out = excluded || sources.ignores(path);
@@ -487,7 +352,7 @@ impl<'a> Copier<'a> {
                 let source = open_file(dir, name).map_err(failed)?;
                 let xattrs = xattrs_of(&source).map_err(failed)?;
                 let mut file = tree.create_file(target).map_err(write)?;
-                io::copy(&mut (&source), &mut file).map_err(write)?;
+                self.fill(&source, &mut file, target)?;
                 self.metadata(stat.st_mode, false, owner, &xattrs, time)
                     .put_on_handle(file.as_fd())
                     .map_err(write)?;
@@ -536,7 +401,10 @@ impl<'a> Copier<'a> {
         }
         self.copy_content(sources, start, path, target)?;
         let owner = self.owner(sources, stat);
-        let metadata = self.metadata(stat.st_mode, true, owner, &[], Some(mtime(stat)));
+        let read = sources.open_dir(path).map(File::from);
+        let xattrs =
+            read.and_then(|dir| xattrs_of(&dir)).map_err(|error| sources.at(path, error))?;
+        let metadata = self.metadata(stat.st_mode, true, owner, &xattrs, Some(mtime(stat)));
         let write = |source| CopyError::Write { path: target.clone(), source };
         self.rootfs.tree().set_metadata(target, &metadata).map_err(write)?;
         self.written.push(target.clone());
@@ -607,7 +475,7 @@ impl<'a> Copier<'a> {
     fn owner(&self, sources: &SourceTree<'_>, stat: &Stat) -> (u32, u32) {
         match self.rules.owner {
             Some(owner) => owner,
-            None if sources.keep_owners => (stat.st_uid, stat.st_gid),
+            None if sources.keeps_owners() => (stat.st_uid, stat.st_gid),
             None => (0, 0),
         }
     }
@@ -623,13 +491,6 @@ impl<'a> Copier<'a> {
         let mode = mode & 0o7777;
         let mode = self.rules.mode.as_ref().map_or(mode, |chmod| chmod.apply(mode, is_dir));
         Metadata { mode: Some(mode), owner, xattrs, mtime }
-    }
-}
-
-fn by_errno(error: &pathrs::error::Error) -> io::Error {
-    match error.kind() {
-        pathrs::error::ErrorKind::OsError(Some(errno)) => io::Error::from_raw_os_error(errno),
-        _ => io::Error::other(error.to_string()),
     }
 }
 
@@ -657,15 +518,6 @@ fn mtime(stat: &Stat) -> Timestamp {
     Timestamp::new(stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0))
 }
 
-fn stat_at(dir: &OwnedFd, name: &CString) -> io::Result<Stat> {
-    Ok(rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?)
-}
-
-fn open_file(dir: &OwnedFd, name: &CString) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?.into())
-}
-
 /// The extended attributes that belong to the file and not to the machine it lies on.
 fn xattrs_of(file: &File) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     use xattr::FileExt as _;
@@ -685,62 +537,4 @@ fn xattrs_of(file: &File) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
         }
     }
     Ok(found)
-}
-
-fn split_last(path: &Path) -> (PathBuf, Option<CString>) {
-    let parent = path.parent().map(Path::to_owned).unwrap_or_default();
-    let name = path.file_name().and_then(|name| CString::new(name.as_bytes()).ok());
-    match name {
-        Some(name) => (parent, Some(name)),
-        None => (path.to_owned(), None),
-    }
-}
-
-fn has_wildcard(part: &str) -> bool {
-    let mut escaped = false;
-    part.chars().any(|c| {
-        let wild = !escaped && matches!(c, '*' | '?' | '[');
-        escaped = !escaped && c == '\\';
-        wild
-    })
-}
-
-/// A path without `.`, `..` and doubled slashes, relative to the root it is meant in; `..` ends there.
-fn clean(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_cleaned_inside_their_root() {
-        for (path, want) in [
-            ("/a//b/", "a/b"),
-            ("./x/./y", "x/y"),
-            ("../../etc", "etc"),
-            ("a/../../b", "b"),
-            (".", ""),
-        ] {
-            assert_eq!(clean(path), want, "{path}");
-        }
-    }
-
-    #[test]
-    fn wildcards_are_seen_unless_escaped() {
-        for (part, want) in
-            [("a*", true), ("a?", true), ("[ab]", true), ("\\*a", false), ("a", false)]
-        {
-            assert_eq!(has_wildcard(part), want, "{part}");
-        }
-    }
 }

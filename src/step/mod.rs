@@ -7,9 +7,11 @@ mod chmod;
 mod copy;
 mod output;
 mod run;
+mod sources;
 mod workdir;
 
 pub use chmod::{BadMode, Chmod};
-pub use copy::{Copier, CopyError, CopyRules, Found, SourceTree};
+pub use copy::{Copier, CopyError, CopyRules};
 pub use run::{Ran, RunError, Runner, run};
+pub use sources::{Found, SourceTree};
 pub use workdir::{WorkdirError, make_workdir};

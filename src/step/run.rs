@@ -74,7 +74,7 @@ pub fn run(
     let mut points = MountPoints::default();
     let script = step.script.as_ref().map(|script| Script::write(runner, script)).transpose()?;
     let ran = prepare(runner, rootfs, step, who, script.as_ref(), &mut points)
-        .and_then(|mut command| execute(runner, &mut command));
+        .and_then(|mut command| execute(runner, &mut command, who.uid));
     drop(script);
     let removed = points.remove(rootfs.tree());
     let outcome = ran?;
@@ -83,10 +83,15 @@ pub fn run(
     Ok(Ran { outcome, suspects })
 }
 
-fn execute(runner: &Runner<'_>, command: &mut Command) -> Result<Outcome, RunError> {
+fn execute(runner: &Runner<'_>, command: &mut Command, uid: u32) -> Result<Outcome, RunError> {
     let pipes = |source| RunError::Prepare { what: "pipes".to_owned(), source };
     let (stdout, out) = pass_on(Stream::Out).map_err(pipes)?;
     let (stderr, err) = pass_on(Stream::Err).map_err(pipes)?;
+    // So that /dev/stdout can be opened by the user of the step, as in Docker.
+    for pipe in [&stdout, &stderr] {
+        rustix::fs::fchown(pipe, Some(rustix::fs::Uid::from_raw(uid)), None)
+            .map_err(|errno| pipes(errno.into()))?;
+    }
     (command.stdout, command.stderr) = (Some(stdout), Some(stderr));
     let outcome = runner.tracer.run(command, runner.interrupt);
     // The readers see the end only when the last writer is gone.

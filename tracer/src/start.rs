@@ -68,6 +68,9 @@ impl Plan<'_> {
         }
         let at = |stage| move |errno| (stage, errno);
         child::new_session().map_err(at(Stage::Session))?;
+        // An empty one of its own: the caller's may hold keys (session-keyring(7)). Where keyctl(2) is
+        // not allowed, it is not to the command either.
+        child::join_new_session_keyring();
         child::no_core_files().map_err(at(Stage::CoreLimit))?;
         self.take_streams().map_err(at(Stage::Streams))?;
         child::umask(0);

@@ -46,7 +46,9 @@ impl Scene {
         unpacker.apply(&lower.end()[..]).expect("the lower layer is fine");
         unpacker.finish().expect("settled");
         rootfs.settle();
-        let mut copier = Copier::new(&rootfs, CopyRules { owner, ..CopyRules::default() });
+        let interrupt = tracer::Interrupt::new();
+        let rules = CopyRules { owner, ..CopyRules::default() };
+        let mut copier = Copier::new(&rootfs, rules, &interrupt);
         let done = unpack(&mut copier, archive, dest).map_err(|error| error.to_string());
         let after = fs::symlink_metadata(self.dir.path().join("outside/file")).expect("there");
         let told =
@@ -213,7 +215,8 @@ fn whiteouts_are_files_here() {
     let mut unpacker = rootfs.unpack();
     unpacker.apply(&new().file("f", b"1").end()[..]).expect("fine");
     unpacker.finish().expect("settled");
-    let mut copier = Copier::new(&rootfs, CopyRules::default());
+    let interrupt = tracer::Interrupt::new();
+    let mut copier = Copier::new(&rootfs, CopyRules::default(), &interrupt);
     unpack(&mut copier, &archive[..], "/").expect("it is unpacked");
     assert!(scene.root().join("f").exists());
     assert!(scene.root().join(".wh.f").exists());
@@ -222,12 +225,14 @@ fn whiteouts_are_files_here() {
 #[test]
 fn only_archives_are_unpacked() {
     let context = tempfile::tempdir().expect("a directory");
+    let own = tempfile::tempdir().expect("a directory");
     let tar = new().file("a", b"1").end();
     fs::write(context.path().join("tar"), &tar).expect("written");
     fs::write(context.path().join("text.tar"), "text").expect("written");
     fs::create_dir(context.path().join("dir")).expect("made");
     std::os::unix::fs::symlink("tar", context.path().join("link")).expect("made");
-    let sources = SourceTree::context(context.path(), None, "the context").expect("it opens");
+    let sources =
+        SourceTree::context(context.path(), None, own.path(), "the context").expect("it opens");
     for (name, want) in [("tar", true), ("text.tar", false), ("dir", false), ("link", true)] {
         let found = sources.find(name).expect(name);
         assert_eq!(archive(&sources, &found[0]).expect(name).is_some(), want, "{name}");

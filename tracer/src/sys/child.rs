@@ -82,6 +82,13 @@ pub(crate) fn new_session() -> Done {
     check(i64::from(unsafe { libc::setsid() })).map(drop)
 }
 
+/// Joins a new, anonymous session keyring, if that is allowed.
+pub(crate) fn join_new_session_keyring() {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: the name of the keyring is NULL, so nothing is read.
+    unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0) };
+}
+
 /// umask(2).
 pub(crate) fn umask(mask: u32) {
     // SAFETY: takes a number only, always succeeds.
