@@ -151,8 +151,8 @@ impl View {
             tracee,
             root,
             at: start,
-            // A slash at the end means the directory that a link leads to.
-            follow: follow || name.ends_with(b"/"),
+            // Either end means the directory that a link leads to.
+            follow: follow || name.ends_with(b"/") || name.ends_with(b"/."),
             rest: Vec::new(),
             links: 0,
             found: Vec::new(),

@@ -55,6 +55,7 @@ const BEHAVIOURS: &[(&str, Want, Status)] = &[
     ("dirfd_after_rename", Set, DONE),
     ("link_parent", Set, DONE),
     ("link_final", Set, DONE),
+    ("link_before_dot", Set, DONE),
     ("link_dangling", Set, DONE),
     ("link_swapped", Set, DONE),
     ("dir_becomes_link", Set, DONE),
