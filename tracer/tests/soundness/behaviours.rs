@@ -59,6 +59,7 @@ const BEHAVIOURS: &[(&str, Want, Status)] = &[
     ("link_dangling", Set, DONE),
     ("link_swapped", Set, DONE),
     ("dir_becomes_link", Set, DONE),
+    ("dir_made_again", Set, DONE),
     ("removed_cwd", Set, DONE),
     ("hard_link_write", Set, DONE),
     ("unlinked_then_fchmod", Set, DONE),
