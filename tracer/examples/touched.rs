@@ -1,7 +1,10 @@
 //! Runs a command and prints the paths it may have changed.
 //!
-//! `touched -- make install`; `--off` runs it without a tracer, for comparing
-//! times, and `--stats` prints what watching it took.
+//! `touched -- make install`. `--off` runs it without a tracer. `--stats` says
+//! what the run took. `--compare` runs it five times with and five times
+//! without the tracer, in turn, and says what each event cost: for commands
+//! that can be repeated. CPU time is the measure, because other programs
+//! disturb it least: that of the command and of the tracer together.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
@@ -9,28 +12,123 @@ use std::ffi::{CString, OsString};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tracer::{Choice, Command, Interrupt, Outcome, Touched, Tracer};
+use rustix::time::{ClockId, clock_gettime};
+use tracer::{Choice, Command, Interrupt, Outcome, Stats, Touched, Tracer};
+
+const COMPARED_RUNS: u32 = 5;
+
+/// One run of the command.
+struct Run {
+    outcome: Outcome,
+    wall: Duration,
+    /// CPU time of this program.
+    own: Duration,
+}
+
+/// The least that several runs took.
+struct Least {
+    wall: Duration,
+    cpu: Duration,
+    stats: Stats,
+}
+
+type Answer<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let is_off = take(&mut args, "--off");
     let wants_stats = take(&mut args, "--stats");
+    let wants_comparison = take(&mut args, "--compare");
     take(&mut args, "--");
-    match run(&args, if is_off { Choice::Off } else { Choice::Ptrace }) {
-        Ok((outcome, seconds)) => {
-            print(&outcome.touched);
-            if wants_stats {
-                eprintln!("{seconds:.3} s, {:?}", outcome.stats);
-            }
-            ExitCode::from(u8::try_from(outcome.status.code()).unwrap_or(1))
-        }
-        Err(error) => {
-            eprintln!("touched: {error}");
-            ExitCode::FAILURE
+    let done = match wants_comparison {
+        true => compare(&args).map(|()| ExitCode::SUCCESS),
+        false => show(&args, if is_off { Choice::Off } else { Choice::Ptrace }, wants_stats),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("touched: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn show(args: &[OsString], choice: Choice, wants_stats: bool) -> Answer<ExitCode> {
+    let run = run(args, choice)?;
+    print(&run.outcome.touched);
+    if wants_stats {
+        let Stats { stops, events, resolved, from_cache, unlocked, forks, cpu, .. } =
+            run.outcome.stats;
+        eprintln!(
+            "{events} events among {stops} stops, {resolved} resolved ({from_cache} below a known \
+             directory, {unlocked} made readable first), {forks} forks"
+        );
+        eprintln!(
+            "{:.3} s; CPU: command {:.3} s, tracer {:.3} s",
+            seconds(run.wall),
+            seconds(cpu),
+            seconds(run.own)
+        );
+        if events > 0 {
+            eprintln!("{:.2} us of the tracer's CPU per event", micros(run.own) / count(events));
         }
     }
+    Ok(ExitCode::from(u8::try_from(run.outcome.status.code()).unwrap_or(1)))
+}
+
+fn compare(args: &[OsString]) -> Answer<()> {
+    let (mut untraced, mut traced) = (None, None);
+    for _ in 0..COMPARED_RUNS {
+        Least::update(&mut untraced, &run(args, Choice::Off)?);
+        Least::update(&mut traced, &run(args, Choice::Ptrace)?);
+    }
+    let (untraced, traced) = untraced.zip(traced).ok_or("nothing was run")?;
+    for (name, least) in [("untraced", &untraced), ("traced", &traced)] {
+        println!("{name:8} CPU {:.3} s, wall {:.3} s", seconds(least.cpu), seconds(least.wall));
+    }
+    println!(
+        "ratio    CPU {:.2}, wall {:.2}",
+        seconds(traced.cpu) / seconds(untraced.cpu),
+        seconds(traced.wall) / seconds(untraced.wall)
+    );
+    let Stats { events, forks, .. } = traced.stats;
+    if events > 0 {
+        let more = micros(traced.cpu) - micros(untraced.cpu);
+        println!("{events} events, {:.2} us of CPU each; {forks} forks", more / count(events));
+    }
+    Ok(())
+}
+
+impl Least {
+    fn update(least: &mut Option<Least>, run: &Run) {
+        let cpu = run.own + run.outcome.stats.cpu;
+        let before =
+            least.take().unwrap_or(Least { wall: run.wall, cpu, stats: run.outcome.stats });
+        *least = Some(Least {
+            wall: run.wall.min(before.wall),
+            cpu: cpu.min(before.cpu),
+            stats: run.outcome.stats,
+        });
+    }
+}
+
+fn seconds(time: Duration) -> f64 {
+    time.as_secs_f64()
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far from 2^53")]
+fn count(number: u64) -> f64 {
+    number as f64
+}
+
+/// CPU time of this program, all threads together.
+fn own_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    let whole = Duration::from_secs(time.tv_sec.unsigned_abs());
+    whole + Duration::from_nanos(time.tv_nsec.unsigned_abs())
 }
 
 fn take(args: &mut Vec<OsString>, flag: &str) -> bool {
@@ -41,7 +139,7 @@ fn take(args: &mut Vec<OsString>, flag: &str) -> bool {
     is_there
 }
 
-fn run(args: &[OsString], choice: Choice) -> Result<(Outcome, f64), Box<dyn std::error::Error>> {
+fn run(args: &[OsString], choice: Choice) -> Answer<Run> {
     let program = args.first().ok_or("which command?")?;
     let argv: Result<Vec<_>, _> = args.iter().map(|arg| CString::new(arg.as_bytes())).collect();
     let mut command = Command::new(CString::new(program.as_bytes())?, argv?);
@@ -53,12 +151,12 @@ fn run(args: &[OsString], choice: Choice) -> Result<(Outcome, f64), Box<dyn std:
     command.stdout = Some(std::io::stdout().as_fd().try_clone_to_owned()?);
     command.stderr = Some(std::io::stderr().as_fd().try_clone_to_owned()?);
     let tracer = Tracer::probe(choice)?;
-    let started = Instant::now();
+    let (started, used) = (Instant::now(), own_cpu());
     let outcome = tracer.run(&command, &Interrupt::new())?;
-    Ok((outcome, started.elapsed().as_secs_f64()))
+    Ok(Run { outcome, wall: started.elapsed(), own: own_cpu() - used })
 }
 
-fn on_path(program: &OsString) -> Result<Vec<CString>, Box<dyn std::error::Error>> {
+fn on_path(program: &OsString) -> Answer<Vec<CString>> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let candidates = std::env::split_paths(&path).map(|dir| dir.join(program));
     Ok(candidates

@@ -21,6 +21,7 @@
 
 mod arch;
 mod command;
+mod directories;
 mod error;
 mod filter;
 mod interrupt;

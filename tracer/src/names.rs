@@ -6,15 +6,14 @@
 //! in a chroot only, it carries the chroot's prefix, which is taken off when
 //! the path is recorded.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::ops::Bound;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::AtFlags;
 
+use crate::directories::Directories;
 use crate::error::{Errno, Error};
-use crate::outcome::is_within;
 use crate::sys;
 use crate::tracee::{Identity, Refusal, Tracee, read_link};
 
@@ -130,7 +129,7 @@ impl View {
     /// that a link at its end leads to.
     pub(crate) fn resolve(
         &mut self,
-        tracee: Tracee,
+        tracee: Tracee<'_>,
         origin: Origin,
         name: &[u8],
         follow: bool,
@@ -144,19 +143,16 @@ impl View {
                 None => return Ok(Vec::new()),
             }
         };
+        // Either end means the directory that a link leads to.
+        let follow = follow || name.ends_with(b"/") || name.ends_with(b"/.");
+        if let Some(path) = self.shortcut(tracee, &start, name, follow) {
+            return Ok(vec![path]);
+        }
         if origin.is_root {
             root.clone_from(&start);
         }
-        let mut walk = Walk {
-            tracee,
-            root,
-            at: start,
-            // A slash at the end means the directory that a link leads to.
-            follow: follow || name.ends_with(b"/"),
-            rest: Vec::new(),
-            links: 0,
-            found: Vec::new(),
-        };
+        let mut walk =
+            Walk { tracee, root, at: start, follow, rest: Vec::new(), links: 0, found: Vec::new() };
         walk.push(name);
         self.walk(&mut walk)?;
         Ok(walk.found)
@@ -164,7 +160,11 @@ impl View {
 
     /// The path of a descriptor's file; `None` if it has none, or none any
     /// more.
-    pub(crate) fn descriptor(&self, tracee: Tracee, fd: i32) -> Result<Option<Vec<u8>>, Trouble> {
+    pub(crate) fn descriptor(
+        &self,
+        tracee: Tracee<'_>,
+        fd: i32,
+    ) -> Result<Option<Vec<u8>>, Trouble> {
         let path = tracee.descriptor(fd)?;
         self.named(path, || tracee.identity(fd))
     }
@@ -194,18 +194,51 @@ impl View {
     }
 
     /// The root of a process, as a view path.
-    fn root_of(&self, tracee: Tracee) -> Result<Vec<u8>, Trouble> {
+    fn root_of(&self, tracee: Tracee<'_>) -> Result<Vec<u8>, Trouble> {
         if self.chrooted { Ok(trimmed(tracee.root()?)) } else { Ok(self.root.clone()) }
     }
 
     /// Where a name that is not absolute starts. A removed directory keeps the
     /// mark the kernel prints: nothing can be made in it, but `..` leads out.
-    fn origin(&self, tracee: Tracee, at: i32) -> Result<Option<Vec<u8>>, Trouble> {
+    fn origin(&self, tracee: Tracee<'_>, at: i32) -> Result<Option<Vec<u8>>, Trouble> {
         let path = if at == libc::AT_FDCWD { tracee.cwd()? } else { tracee.descriptor(at)? };
         Ok(path.starts_with(b"/").then(|| trimmed(path)))
     }
 
-    fn walk(&mut self, walk: &mut Walk) -> Result<(), Trouble> {
+    /// The path of a name whose directories are all known and that is no link
+    /// itself, or is not followed: what nearly every name is.
+    fn shortcut(
+        &mut self,
+        tracee: Tracee<'_>,
+        start: &[u8],
+        name: &[u8],
+        follow: bool,
+    ) -> Option<Vec<u8>> {
+        let slash = name.iter().rposition(|byte| *byte == b'/');
+        let (dir, last) = slash.map_or((&[][..], name), |at| (&name[..at], &name[at + 1..]));
+        if matches!(last, b"" | b"." | b".." | b"self" | b"thread-self") {
+            return None;
+        }
+        let mut path = Vec::with_capacity(start.len() + name.len() + 2);
+        path.extend_from_slice(start);
+        for component in dir.split(|byte| *byte == b'/') {
+            match component {
+                b"" | b"." => {}
+                b".." => return None,
+                _ => append(&mut path, component),
+            }
+        }
+        if path.len() > start.len() {
+            if !self.directories.contains(&path) {
+                return None;
+            }
+            self.from_cache += 1;
+        }
+        append(&mut path, last);
+        (!follow || is_no_link(&self.read_link(tracee, &path))).then_some(path)
+    }
+
+    fn walk(&mut self, walk: &mut Walk<'_>) -> Result<(), Trouble> {
         if walk.rest.is_empty() {
             walk.found.push(walk.at.clone());
         }
@@ -234,7 +267,7 @@ impl View {
     /// Looks at one component, and follows it if it is a link.
     fn enter(
         &mut self,
-        walk: &mut Walk,
+        walk: &mut Walk<'_>,
         candidate: Vec<u8>,
         component: &[u8],
         is_last: bool,
@@ -279,7 +312,7 @@ impl View {
     /// link is to the file itself, and its text what the kernel prints for it.
     fn follow(
         &mut self,
-        walk: &mut Walk,
+        walk: &mut Walk<'_>,
         link: &[u8],
         text: Vec<u8>,
         is_last: bool,
@@ -325,16 +358,16 @@ impl View {
     }
 
     /// The file behind a link of /proc.
-    fn behind(&self, tracee: Tracee, link: &[u8]) -> Result<Identity, Refusal> {
+    fn behind(&self, tracee: Tracee<'_>, link: &[u8]) -> Result<Identity, Refusal> {
         tracee.as_owner(|| self.identity(link, AtFlags::empty()))
     }
 
-    fn read_link(&self, tracee: Tracee, path: &[u8]) -> Result<Vec<u8>, Refusal> {
+    fn read_link(&self, tracee: Tracee<'_>, path: &[u8]) -> Result<Vec<u8>, Refusal> {
         let relative = below_top(path);
-        match read_link(self.top.as_fd(), &relative) {
+        match read_link(self.top.as_fd(), relative) {
             Ok(text) => Ok(text),
             Err(errno @ Errno(libc::EACCES | libc::EPERM)) => {
-                tracee.as_owner(|| match read_link(self.top.as_fd(), &relative) {
+                tracee.as_owner(|| match read_link(self.top.as_fd(), relative) {
                     Err(Errno(libc::EACCES | libc::EPERM)) => Err(errno),
                     answer => answer,
                 })
@@ -345,7 +378,7 @@ impl View {
     }
 
     fn identity(&self, path: &[u8], flags: AtFlags) -> Result<Identity, Errno> {
-        Identity::of(self.top.as_fd(), &below_top(path), flags)
+        Identity::of(self.top.as_fd(), below_top(path), flags)
     }
 
     fn open(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
@@ -356,8 +389,8 @@ impl View {
 }
 
 /// A resolution under way.
-struct Walk {
-    tracee: Tracee,
+struct Walk<'a> {
+    tracee: Tracee<'a>,
     /// What `/` and the `..` that stays mean; empty for the view's own.
     root: Vec<u8>,
     /// The directory reached; empty for the view's own root.
@@ -370,7 +403,7 @@ struct Walk {
     found: Vec<Vec<u8>>,
 }
 
-impl Walk {
+impl Walk<'_> {
     fn push(&mut self, text: &[u8]) {
         let components = text.split(|byte| *byte == b'/').rev();
         self.rest.extend(components.filter(|c| !c.is_empty() && *c != b".").map(<[u8]>::to_vec));
@@ -409,7 +442,7 @@ impl Walk {
 }
 
 /// What `self` or `thread-self` says to a process.
-fn own_directory(tracee: Tracee, level: usize, component: &[u8]) -> Result<Vec<u8>, Refusal> {
+fn own_directory(tracee: Tracee<'_>, level: usize, component: &[u8]) -> Result<Vec<u8>, Refusal> {
     let (process, thread) = tracee.ids_in_namespace(level).ok_or(Refusal::Gone)?;
     let is_self = component == b"self";
     let own = if is_self { process.to_string() } else { format!("{process}/task/{thread}") };
@@ -419,9 +452,19 @@ fn own_directory(tracee: Tracee, level: usize, component: &[u8]) -> Result<Vec<u
 fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     let mut path = Vec::with_capacity(dir.len() + 1 + name.len());
     path.extend_from_slice(dir);
+    append(&mut path, name);
+    path
+}
+
+fn append(path: &mut Vec<u8>, name: &[u8]) {
     path.push(b'/');
     path.extend_from_slice(name);
-    path
+}
+
+/// Whether a look at a name says that no link is there.
+fn is_no_link(answer: &Result<Vec<u8>, Refusal>) -> bool {
+    use Refusal::{Bad, Other};
+    matches!(answer, Err(Bad | Other(Errno(libc::EINVAL | libc::ENOTDIR))))
 }
 
 /// `/` is the empty path while names are put together.
@@ -433,82 +476,7 @@ fn trimmed(mut path: Vec<u8>) -> Vec<u8> {
 }
 
 /// A view path as seen from the view's top directory.
-fn below_top(path: &[u8]) -> CString {
+fn below_top(path: &[u8]) -> &[u8] {
     let relative = path.strip_prefix(b"/").unwrap_or(path);
-    let relative = if relative.is_empty() { b".".as_slice() } else { relative };
-    CString::new(relative).expect("the kernel's paths and names hold no zeros")
-}
-
-/// Names that were found to be no links, so that the kernel will take them as
-/// they are.
-///
-/// Calls are seen before they happen. What is forgotten for one call could be
-/// learned again by another thread's before the first has happened; so what
-/// was forgotten once is not learned again.
-#[derive(Debug, Default)]
-struct Directories {
-    known: BTreeSet<Vec<u8>>,
-    volatile: BTreeSet<Vec<u8>>,
-}
-
-impl Directories {
-    fn contains(&self, path: &[u8]) -> bool {
-        self.known.contains(path)
-    }
-
-    /// Learns a name and its parents.
-    fn add(&mut self, path: &[u8]) {
-        let mut path = path;
-        while !path.is_empty() && !self.is_volatile(path) && self.known.insert(path.to_vec()) {
-            let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-            path = &path[..end];
-        }
-    }
-
-    fn is_volatile(&self, path: &[u8]) -> bool {
-        !self.volatile.is_empty()
-            && (self.volatile.contains(path)
-                || path.iter().enumerate().any(|(end, byte)| {
-                    *byte == b'/' && end > 0 && self.volatile.contains(&path[..end])
-                }))
-    }
-
-    /// Every known name has its parents known, so that an unknown one has
-    /// nothing known below.
-    fn forget(&mut self, path: &[u8]) {
-        if !self.known.contains(path) {
-            return;
-        }
-        let from = (Bound::Included(path.to_vec()), Bound::Unbounded);
-        let below: Vec<_> = self
-            .known
-            .range(from)
-            .take_while(|known| known.starts_with(path))
-            .filter(|known| is_within(known, path))
-            .cloned()
-            .collect();
-        for known in below {
-            self.known.remove(&known);
-        }
-        self.volatile.insert(path.to_vec());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_forgotten_is_not_learned_again() {
-        let mut directories = Directories::default();
-        for path in ["/a", "/a/b", "/a/b/c", "/a/bc", "/d"] {
-            directories.add(path.as_bytes());
-        }
-        directories.forget(b"/a/b");
-        directories.add(b"/a/b/c");
-        let known: Vec<_> =
-            directories.known.iter().map(|p| p.escape_ascii().to_string()).collect();
-        assert_eq!(known, ["/a", "/a/bc", "/d"]);
-        assert!(directories.is_volatile(b"/a/b/c") && !directories.is_volatile(b"/a/bc"));
-    }
+    if relative.is_empty() { b"." } else { relative }
 }

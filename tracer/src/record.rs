@@ -1,11 +1,13 @@
 //! From a stopped call to the paths it may change.
 
+use std::collections::{BTreeSet, HashSet};
+
 use crate::arch::{ABIS, Abi, Arg, Call, Follow, Shape};
 use crate::filter::OPEN_CHANGES;
 use crate::names::{Origin, Trouble, View};
 use crate::outcome::{Blindness, TouchedSet};
 use crate::sys::trace::StoppedCall;
-use crate::tracee::{Refusal, Tracee};
+use crate::tracee::{Held, Refusal, Tracee};
 
 /// `O_TMPFILE` without `O_DIRECTORY`: a file without a name; linkat gives it
 /// one.
@@ -31,16 +33,20 @@ pub(crate) enum Effect {
 /// What was touched so far, in view of one command.
 pub(crate) struct Record {
     view: View,
-    touched: TouchedSet,
+    /// As in [`TouchedSet`], but hashed: most events repeat a path.
+    paths: HashSet<Vec<u8>>,
+    trees: BTreeSet<Vec<u8>>,
+    /// Away while an event is looked at.
+    held: Held,
 }
 
 impl Record {
     pub(crate) fn new(view: View) -> Record {
-        Record { view, touched: TouchedSet::default() }
+        Record { view, paths: HashSet::new(), trees: BTreeSet::new(), held: Held::default() }
     }
 
     pub(crate) fn into_touched(self) -> TouchedSet {
-        self.touched
+        TouchedSet { paths: self.paths.into_iter().collect(), trees: self.trees }
     }
 
     pub(crate) fn cache_hits(&self) -> u64 {
@@ -52,11 +58,11 @@ impl Record {
         let Some((_, call)) = find(stopped) else {
             return Effect::Blind(Blindness::Call("a system call of another tracer's filter"));
         };
-        let event = Event { tracee: Tracee::new(tid), args: &stopped.args };
-        match self.note(call, &event) {
-            Ok(effect) => effect,
-            Err(trouble) => settle(trouble, call.name, tid),
-        }
+        let mut held = std::mem::take(&mut self.held);
+        let event = Event { tracee: held.thread(tid), args: &stopped.args };
+        let noted = self.note(call, &event);
+        self.held = held;
+        noted.unwrap_or_else(|trouble| settle(trouble, call.name, tid))
     }
 
     fn note(&mut self, call: &Call, event: &Event<'_>) -> Result<Effect, Trouble> {
@@ -173,7 +179,7 @@ impl Record {
         for path in &found {
             self.view.forget(path);
             if moves_tree && let Some(inside) = self.view.inside(path) {
-                self.touched.trees.insert(rooted(inside));
+                self.trees.insert(rooted(inside));
             }
         }
         Ok(self.insert_all(found))
@@ -248,8 +254,8 @@ impl Record {
             let Some(inside) = self.view.inside(&path) else {
                 return Effect::Blind(Blindness::OutsideRoot(path));
             };
-            if !self.touched.paths.contains(inside) {
-                self.touched.paths.insert(rooted(inside));
+            if !self.paths.contains(inside) {
+                self.paths.insert(rooted(inside));
             }
         }
         Effect::Recorded
@@ -296,7 +302,7 @@ struct Name {
 
 /// A stopped call's arguments.
 struct Event<'a> {
-    tracee: Tracee,
+    tracee: Tracee<'a>,
     args: &'a [u64; 6],
 }
 

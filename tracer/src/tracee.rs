@@ -6,11 +6,14 @@
 
 use std::ffi::CString;
 use std::fmt::Write as _;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD};
+use rustix::fs::{AtFlags, CWD, readlinkat_raw};
+use rustix::path::{Arg, DecInt};
 
 use crate::error::Errno;
-use crate::sys::{ActingAs, trace};
+use crate::sys::{self, ActingAs, trace};
 
 /// Longest path the kernel takes, its terminating zero included.
 const PATH_MAX: usize = 4096;
@@ -42,13 +45,75 @@ impl Refusal {
 /// A thread that is stopped, so that what is read of it holds until it goes
 /// on.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Tracee {
+pub(crate) struct Tracee<'a> {
     tid: i32,
+    held: Option<&'a Directories>,
 }
 
-impl Tracee {
-    pub(crate) fn new(tid: i32) -> Tracee {
-        Tracee { tid }
+/// The /proc directories of the thread that stopped last, held open once it
+/// has stopped several times in a row: looking through them is quicker than by
+/// name.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    tid: i32,
+    stops: u32,
+    directories: Option<Directories>,
+}
+
+/// Directories of /proc stay those of one thread, whoever gets its id later.
+#[derive(Debug)]
+struct Directories {
+    thread: OwnedFd,
+    descriptors: OwnedFd,
+}
+
+/// A link in a thread's /proc directory.
+#[derive(Clone, Copy)]
+enum Link {
+    Cwd,
+    Root,
+    Descriptor(i32),
+}
+
+impl Held {
+    /// Stops in a row after which opening the directories has paid.
+    const WORTH_HOLDING: u32 = 8;
+
+    /// The thread that has stopped now.
+    pub(crate) fn thread(&mut self, tid: i32) -> Tracee<'_> {
+        if self.tid != tid {
+            *self = Held { tid, ..Held::default() };
+        }
+        self.stops = self.stops.saturating_add(1);
+        if self.stops == Held::WORTH_HOLDING {
+            self.directories = Directories::open(tid);
+        }
+        Tracee { tid, held: self.directories.as_ref() }
+    }
+}
+
+impl Directories {
+    fn open(tid: i32) -> Option<Directories> {
+        let open = |name: String| {
+            let name = CString::new(name).ok()?;
+            sys::open(&name, libc::O_PATH | libc::O_DIRECTORY).ok()
+        };
+        let thread = open(format!("/proc/{tid}"))?;
+        Some(Directories { thread, descriptors: open(format!("/proc/{tid}/fd"))? })
+    }
+
+    fn read(&self, link: Link) -> Result<Vec<u8>, Errno> {
+        match link {
+            Link::Cwd => read_link(self.thread.as_fd(), c"cwd"),
+            Link::Root => read_link(self.thread.as_fd(), c"root"),
+            Link::Descriptor(fd) => read_link(self.descriptors.as_fd(), DecInt::new(fd)),
+        }
+    }
+}
+
+impl Tracee<'_> {
+    pub(crate) fn new(tid: i32) -> Self {
+        Tracee { tid, held: None }
     }
 
     /// The string at `address`, without its zero.
@@ -106,28 +171,37 @@ impl Tracee {
 
     /// The target of `/proc/TID/cwd`.
     pub(crate) fn cwd(self) -> Result<Vec<u8>, Refusal> {
-        self.link("cwd")
+        self.link(Link::Cwd)
     }
 
     /// The target of `/proc/TID/root`.
     pub(crate) fn root(self) -> Result<Vec<u8>, Refusal> {
-        self.link("root")
+        self.link(Link::Root)
     }
 
     /// The target of `/proc/TID/fd/N`.
     pub(crate) fn descriptor(self, fd: i32) -> Result<Vec<u8>, Refusal> {
-        self.link(&descriptor(fd))
+        self.link(Link::Descriptor(fd))
     }
 
     /// How many names the file behind a descriptor has, and which file it is.
     pub(crate) fn identity(self, fd: i32) -> Result<Identity, Refusal> {
         let path = self.proc(&descriptor(fd));
-        self.as_owner(|| Identity::of(CWD, &path, AtFlags::empty()))
+        self.as_owner(|| Identity::of(CWD, path.as_c_str(), AtFlags::empty()))
     }
 
-    fn link(self, name: &str) -> Result<Vec<u8>, Refusal> {
-        let path = self.proc(name);
-        self.as_owner(|| read_link(CWD, &path))
+    /// Whatever stands in the way of the quick look, the thread's end
+    /// included, the one by name decides.
+    fn link(self, link: Link) -> Result<Vec<u8>, Refusal> {
+        if let Some(Ok(text)) = self.held.map(|held| held.read(link)) {
+            return Ok(text);
+        }
+        let path = match link {
+            Link::Cwd => self.proc("cwd"),
+            Link::Root => self.proc("root"),
+            Link::Descriptor(fd) => self.proc(&descriptor(fd)),
+        };
+        self.as_owner(|| read_link(CWD, path.as_c_str()))
     }
 
     /// Does `read`; where that is refused, with the ids of the process.
@@ -206,7 +280,7 @@ pub(crate) struct Identity {
 impl Identity {
     pub(crate) fn of(
         dir: rustix::fd::BorrowedFd<'_>,
-        path: &std::ffi::CStr,
+        path: impl Arg,
         flags: AtFlags,
     ) -> Result<Identity, Errno> {
         let stat = rustix::fs::statat(dir, path, flags).map_err(kernel_errno)?;
@@ -229,12 +303,11 @@ impl Identity {
 }
 
 /// readlinkat(2).
-pub(crate) fn read_link(
-    dir: rustix::fd::BorrowedFd<'_>,
-    path: &std::ffi::CStr,
-) -> Result<Vec<u8>, Errno> {
-    let link = rustix::fs::readlinkat(dir, path, Vec::with_capacity(256));
-    link.map(CString::into_bytes).map_err(kernel_errno)
+pub(crate) fn read_link(dir: rustix::fd::BorrowedFd<'_>, path: impl Arg) -> Result<Vec<u8>, Errno> {
+    // No link of the kernel's says more.
+    let mut buffer = [MaybeUninit::uninit(); PATH_MAX];
+    let (text, _) = readlinkat_raw(dir, path, &mut buffer).map_err(kernel_errno)?;
+    Ok(text.to_vec())
 }
 
 fn kernel_errno(errno: rustix::io::Errno) -> Errno {

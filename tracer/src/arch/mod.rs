@@ -63,7 +63,8 @@ pub(crate) enum Shape {
     /// One name.
     Path { at: Option<Arg>, path: Arg, follow: Follow },
     /// One name that stops being what it was, or becomes a symbolic link:
-    /// never followed, and nothing remembered about it holds.
+    /// never followed, and nothing remembered about it holds. mkdir and mknod
+    /// are not among them: what they make is no link.
     Entry { at: Option<Arg>, path: Arg },
     /// The file behind a descriptor.
     Fd(Arg),

@@ -44,14 +44,19 @@ pub(crate) fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(int(fd)) })
 }
 
-/// Blocks every signal for this thread, so that it neither runs the program's
+/// Blocks signals for this thread, so that it neither runs the program's
 /// handlers nor passes its own mask on by surprise.
+///
+/// All but SIGCHLD, which the kernel sends at every stop of a tracee: only an
+/// open signal can be ignored at once; for a blocked one another thread would
+/// be woken each time, to find that it means nothing.
 pub(crate) fn block_signals() {
     // SAFETY: both pointers are to a set on this stack; null is allowed for
     // the old one.
     unsafe {
         let mut all = std::mem::zeroed::<libc::sigset_t>();
         libc::sigfillset(&raw mut all);
+        libc::sigdelset(&raw mut all, libc::SIGCHLD);
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
     }
 }

@@ -114,11 +114,16 @@ static void truncate_call(void) { SAYS(truncate("link", 1)); int fd; SAYS(fd = o
 static void dirfd_after_rename(void) { int d; SAYS(d = open("dir/sub", O_RDONLY)); SAYS(rename("dir", "moved")); put(openat(d, "n", O_WRONLY | O_CREAT, 0644)); SAYS(unlinkat(d, "../sub/file", 0)); }
 static void link_parent(void) { fill("dlink/sub/n"); SAYS(unlink("dlink/sub/file")); SAYS(mkdir("dlink/new/", 0755)); }
 static void link_final(void) { fill("link"); SAYS(symlink("../link", "dir/chain")); put(open("dir/chain", O_WRONLY)); }
+static void link_before_dot(void) { SAYS(lchown("dlink/.", 5, 6)); SAYS(utimensat(AT_FDCWD, "dlink/./.", 0, AT_SYMLINK_NOFOLLOW)); }
 static void link_dangling(void) { fill("dangling"); }
 static void link_swapped(void) { for (int i = 0; i < 6; i++) { unlink("s"); SAYS(symlink(i % 2 ? "dir" : "dir/sub", "s")); char p[16]; sprintf(p, "s/%d", i); fill(p); } }
 static void dir_becomes_link(void) {
   SAYS(mkdir("d", 0755)); fill("d/x"); SAYS(unlink("d/x")); SAYS(rmdir("d")); SAYS(symlink("dir", "d")); fill("d/y");
   SAYS(mkdir("e", 0755)); fill("e/x"); SAYS(rename("e", "f")); SAYS(symlink("dir/sub", "g")); SAYS(rename("g", "e")); fill("e/y");
+}
+static void dir_made_again(void) {
+  SAYS(mkdir("d", 0755)); fill("d/x"); mkdir("d", 0755); fill("d/y"); SAYS(unlink("d/x")); SAYS(unlink("d/y")); SAYS(rmdir("d"));
+  SAYS(mkdir("d", 0755)); fill("d/z"); SAYS(rename("d", "e")); SAYS(symlink("dir", "d")); mkdir("d", 0755); fill("d/w");
 }
 static void removed_cwd(void) { SAYS(mkdir("gone", 0755)); SAYS(chdir("gone")); SAYS(rmdir("../gone")); fill("../c"); }
 static void hard_link_write(void) { SAYS(mkdir("new", 0755)); SAYS(link("a", "new/l")); fill("new/l"); SAYS(unlink("new/l")); }
@@ -173,7 +178,7 @@ static const struct { const char *name; void (*run)(void); } all[] = {
   B(open_variants), B(creat_call), B(truncating_read_only), B(open_how), B(tmpfile_by_proc), B(tmpfile_by_fd), B(rename_file), B(rename_at2), B(exchange), B(rename_dir),
   B(link_calls), B(symlink_calls), B(fifo), B(removals), B(mmap_write), B(fd_over_socket), B(proc_self_fd), B(proc_self_fd_dir), B(proc_self_cwd), B(proc_self_root),
   B(empty_path), B(read_only_fd_metadata), B(xattr_fd), B(times), B(chmod_chown), B(chroot_escape), B(chdir_in_thread), B(exec_from_thread), B(vforked), B(daemon_writes_later),
-  B(bind_socket), B(truncate_call), B(dirfd_after_rename), B(link_parent), B(link_final), B(link_dangling), B(link_swapped), B(dir_becomes_link), B(removed_cwd), B(hard_link_write),
+  B(bind_socket), B(truncate_call), B(dirfd_after_rename), B(link_parent), B(link_final), B(link_before_dot), B(link_dangling), B(link_swapped), B(dir_becomes_link), B(dir_made_again), B(removed_cwd), B(hard_link_write),
   B(unlinked_then_fchmod), B(lost_name), B(x32_attempt), B(io_uring_denied), B(future_call_denied), B(listener_denied), B(own_filter), B(own_trace_filter), B(clone_untraced), B(clone3_refused),
   B(kill_itself), B(killed_children), B(other_user), B(effective_user), B(user_of_program), B(creat_new), B(not_dumpable), B(core_dump), B(stopped_child), B(real_time_signal), B(threads_setuid),
   B(leader_exits_first), B(mounting), B(ptraces_itself), B(nothing), B(proc_write), B(page_border),

@@ -243,6 +243,41 @@ fn set_id_programs_work_in_a_container() {
     assert!(status.unwrap().success() && text.contains("1 passed"), "{text}");
 }
 
+/// How often the threads of this program went to sleep.
+fn sleeps() -> u64 {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    tasks
+        .map(|task| {
+            let status = fs::read_to_string(task.join("status")).unwrap();
+            let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+            line.unwrap().trim().parse::<u64>().unwrap()
+        })
+        .sum()
+}
+
+#[test]
+#[ignore = "started by a_stop_wakes_nobody_but_the_tracer, without other tests at its side"]
+fn stops_in_quiet() {
+    let tracer = Tracer::probe(Choice::Ptrace).unwrap();
+    let before = sleeps();
+    let command = shell("i=0; while [ $i -lt 2000 ]; do : > /dev/null; i=$((i + 1)); done");
+    let outcome = tracer.run(&command, &Interrupt::new()).unwrap();
+    let slept = sleeps() - before;
+    assert!(outcome.stats.events >= 2000);
+    assert!(slept < 200, "{slept} times for {} events", outcome.stats.events);
+}
+
+#[test]
+fn a_stop_wakes_nobody_but_the_tracer() {
+    let test = std::env::current_exe().unwrap();
+    let test = process::Command::new(test)
+        .args(["--exact", "lifecycle::stops_in_quiet", "--ignored"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&test.stdout);
+    assert!(test.status.success() && text.contains("1 passed"), "{text}");
+}
+
 #[test]
 fn capabilities_and_ids_are_taken() {
     for tracer in each_backend() {
