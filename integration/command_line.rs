@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use crate::base;
-use crate::executor::Build;
+use crate::executor::{Build, static_executor};
+use crate::tools;
 
 fn small() -> Build {
     Build::bare()
@@ -53,4 +54,10 @@ fn a_quiet_build_says_only_what_its_steps_say() {
     let mut lines: Vec<&str> = ended.log.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["line-1", "line-2"]);
+}
+
+#[test]
+fn the_version_is_told() {
+    let said = tools::output(std::process::Command::new(static_executor()).arg("version"));
+    assert!(said.contains(env!("CARGO_PKG_VERSION")), "{said}");
 }

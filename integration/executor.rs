@@ -262,7 +262,8 @@ impl Running {
         let home = self.home.take().expect("a build ends once");
         let mut left = mounts_below(home.path());
         left.extend(self.pod.iter().flat_map(Pod::leftovers));
-        Ended { status, log, left, home }
+        let root = self.pod.as_ref().map(Pod::root).unwrap_or_default();
+        Ended { status, log, left, root, home }
     }
 
     /// The next line of either stream; [`None`] at the end of both.
@@ -303,6 +304,8 @@ pub(crate) struct Ended {
     /// Both streams, line by line as they came.
     pub(crate) log: String,
     left: Vec<String>,
+    /// The names in the root of the pod it ran in.
+    pub(crate) root: Vec<String>,
     home: TempDir,
 }
 

@@ -115,3 +115,18 @@ fn the_mounts_of_a_step_leave_no_trace() {
         assert_eq!(names, Vec::<String>::new(), "{place:?}");
     }
 }
+
+#[test]
+fn a_build_in_place_cleans_up_when_asked_to() {
+    let dockerfile = "FROM busybox AS x\nRUN mkdir -p /made/by/x\nFROM busybox\nRUN mkdir /srv\n";
+    for (flag, left) in [("--cleanup=false", true), ("--cleanup", false)] {
+        let place = Place::Pod(Privileges::DEFAULT);
+        let ended = on_busybox(place, dockerfile).flag(flag).run().succeeded();
+        ended.image();
+        for name in ["bin", "home", "srv", "made"] {
+            let there = ended.root.contains(&name.to_owned());
+            assert_eq!(there, left && name != "made", "{flag} {name}: {:?}", ended.root);
+        }
+        assert!(ended.root.contains(&"kaniko".to_owned()), "{flag}: {:?}", ended.root);
+    }
+}

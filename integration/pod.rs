@@ -169,6 +169,15 @@ impl Pod {
         left
     }
 
+    /// The names in the container's root, as the build left it.
+    pub(crate) fn root(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.part("root")).expect("the overlay is mounted");
+        let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+        let mut names: Vec<String> = entries.map(|entry| name(entry.expect("an entry"))).collect();
+        names.sort();
+        names
+    }
+
     fn part(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
