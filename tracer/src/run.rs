@@ -69,6 +69,10 @@ fn what_watching_would_take(command: &Command) -> Option<&'static str> {
     if uid == 0 || command.namespaces.user.is_some() {
         return None;
     }
+    // Under no_new_privs, as with `allowPrivilegeEscalation: false`, there is nothing left to lose.
+    if child::prctl(libc::PR_GET_NO_NEW_PRIVS, 0) == Ok(1) {
+        return None;
+    }
     let held = sys::effective_capabilities().unwrap_or(0);
     let is_held = |number: u32| held & (1 << number) != 0;
     if is_held(CAP_SYS_ADMIN) && is_held(CAP_SYS_PTRACE) {
