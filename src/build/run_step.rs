@@ -146,7 +146,8 @@ fn warn_of_mounts(suspects: &Suspects, exclusions: &Exclusions) {
         paths.iter().filter(|path| exclusions.excludes(path) && !usual(path)).collect();
     if let Some(first) = lost.first() {
         tracing::warn!(
-            "the step wrote {first}{}, which lies on a mount of this container: not in the image",
+            "the step wrote {first}{}, on a mount of this container or in the executor's own \
+             directory: not in the image",
             match lost.len() {
                 1 => String::new(),
                 count => format!(" and {} more paths", count - 1),

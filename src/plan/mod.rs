@@ -7,6 +7,7 @@
 mod scope;
 mod stages;
 mod step;
+mod transfer;
 
 pub use scope::{Arguments, Scope};
 pub use stages::{Base, BaseImages, Origin, Plan, PlanError, PlannedStage, plan};

@@ -4,11 +4,12 @@ use snapshot::ImagePath;
 use thiserror::Error;
 
 use super::scope::Scope;
-use super::stages::{BaseImages, Origin, resolve_origin};
+use super::stages::{BaseImages, Origin};
+use super::transfer::without_user;
 use crate::dockerfile::ports::{PortError, exposed};
 use crate::dockerfile::{
-    Add, CommandLine, Copy, Dockerfile, ExpandError, Expose, Healthcheck, Instruction, Located,
-    Network, Program, Run, Security, Source, Span, Transfer, Word, expand_body, history,
+    CommandLine, Dockerfile, ExpandError, Expose, Healthcheck, Instruction, Located, Network,
+    Program, Run, Security, Span, Word, history,
 };
 use crate::image::{Digest, Healthcheck as HealthcheckConfig, ImageConfig};
 
@@ -151,17 +152,17 @@ pub fn step(
     Ok(Step { line: instruction.line, text, created_by, action })
 }
 
-struct Evaluator<'a> {
-    stage: usize,
-    dockerfile: &'a Dockerfile,
-    images: &'a dyn BaseImages,
-    config: &'a mut ImageConfig,
-    scope: &'a mut Scope,
+pub(super) struct Evaluator<'a> {
+    pub(super) stage: usize,
+    pub(super) dockerfile: &'a Dockerfile,
+    pub(super) images: &'a dyn BaseImages,
+    pub(super) config: &'a mut ImageConfig,
+    pub(super) scope: &'a mut Scope,
     /// Whether this stage has had a CMD, which its ENTRYPOINT then leaves alone.
     command_is_own: &'a mut bool,
 }
 
-type Done = (Action, Option<String>);
+pub(super) type Done = (Action, Option<String>);
 
 fn configured(created_by: String) -> Done {
     (Action::Configure, Some(created_by))
@@ -241,7 +242,7 @@ impl Evaluator<'_> {
         })
     }
 
-    fn expand(&self, word: &Word) -> Result<String, ExpandError> {
+    pub(super) fn expand(&self, word: &Word) -> Result<String, ExpandError> {
         word.expand(self.scope, self.dockerfile.escape())
     }
 
@@ -345,115 +346,6 @@ impl Evaluator<'_> {
         self.config.config.exposed_ports.extend(ports.iter().cloned());
         Ok(configured(history::expose(&words)))
     }
-
-    fn copy(&mut self, copy: &Copy) -> Result<Done, StepErrorKind> {
-        if copy.parents {
-            return Err(StepErrorKind::Unsupported("COPY --parents"));
-        }
-        let from = match &copy.from {
-            None => Origin::Context,
-            Some(word) => resolve_origin(&word.text, self.stage, self.dockerfile, self.images)
-                .map_err(StepErrorKind::Origin)?,
-        };
-        let (step, told) = self.transfer(&copy.files, from, None)?;
-        let is_remote = |path: &str| is_web(path) || is_git(path);
-        if told.paths.iter().any(|path| is_remote(path)) {
-            return Err(StepErrorKind::Value("COPY takes no URL: write ADD".to_owned()));
-        }
-        let told = history::Transferred { parents: copy.parents, ..told };
-        Ok((Action::Copy(step), Some(history::copy(&told))))
-    }
-
-    fn add(&mut self, add: &Add) -> Result<Done, StepErrorKind> {
-        if add.keep_git_dir.is_some() {
-            return Err(StepErrorKind::Unsupported("ADD --keep-git-dir"));
-        }
-        let checksum = add.checksum.as_ref().map(|word| self.checksum(word)).transpose()?;
-        let options = AddStep { unpack: add.unpack, checksum };
-        let (mut step, mut told) = self.transfer(&add.files, Origin::Context, Some(options))?;
-        for source in &mut step.sources {
-            let CopySource::Path(path) = source else { continue };
-            if is_git(path) {
-                return Err(StepErrorKind::Unsupported("ADD of a Git repository"));
-            }
-            if is_web(path) {
-                *source = CopySource::Url(std::mem::take(path));
-            }
-        }
-        if checksum.is_some() && !matches!(step.sources.as_slice(), [CopySource::Url(_)]) {
-            return Err(StepErrorKind::Value(
-                "--checksum needs exactly one source, an http or https URL".to_owned(),
-            ));
-        }
-        for path in &mut told.paths {
-            *path = without_user(path);
-        }
-        Ok((Action::Copy(step), Some(history::add(&told))))
-    }
-
-    fn checksum(&self, word: &Word) -> Result<Digest, StepErrorKind> {
-        let text = self.expand(word)?;
-        text.parse().map_err(|error| StepErrorKind::Value(format!("--checksum: {error}")))
-    }
-
-    fn transfer(
-        &self,
-        files: &Transfer,
-        from: Origin,
-        add: Option<AddStep>,
-    ) -> Result<(CopyStep, history::Transferred), StepErrorKind> {
-        let dest = self.expand(&files.dest)?;
-        let expand = |word: &Option<Word>| word.as_ref().map(|word| self.expand(word)).transpose();
-        let (chown, chmod) = (expand(&files.chown)?, expand(&files.chmod)?);
-        let mut sources = Vec::new();
-        for source in &files.sources {
-            sources.push(match source {
-                Source::Path(word) => CopySource::Path(self.expand(word)?),
-                Source::Heredoc { heredoc, .. } => {
-                    let body = heredoc.body();
-                    let body = if heredoc.expand {
-                        expand_body(&body, self.scope)?.text
-                    } else {
-                        body.into_owned()
-                    };
-                    CopySource::Inline(heredoc.name.clone(), body)
-                }
-            });
-        }
-        if sources.len() > 1 && !dest.ends_with('/') && !matches!(dest.as_str(), "." | "..") {
-            return Err(StepErrorKind::Value(format!(
-                "several sources need a destination that is a directory: write {dest}/"
-            )));
-        }
-        if files.link {
-            tracing::debug!("--link: the layer is made like any other, with the same content");
-        }
-        let told = transferred(&sources, &dest, chown.as_ref(), chmod.as_ref());
-        let dest = destination(&working_dir(self.config), &dest);
-        let exclude = files.exclude.iter().map(|word| word.text.clone()).collect();
-        Ok((CopyStep { from, sources, dest, chown, chmod, exclude, add }, told))
-    }
-}
-
-fn transferred(
-    sources: &[CopySource],
-    dest: &str,
-    chown: Option<&String>,
-    chmod: Option<&String>,
-) -> history::Transferred {
-    let mut told = history::Transferred {
-        dest: dest.to_owned(),
-        chown: chown.cloned(),
-        chmod: chmod.cloned(),
-        ..history::Transferred::default()
-    };
-    for source in sources {
-        match source {
-            CopySource::Path(path) | CopySource::Url(path) => told.paths.push(path.clone()),
-            CopySource::Inline(name, _) => told.heredocs.push(name.clone()),
-        }
-    }
-    told
 }
 
 /// The names of signal(7), without `SIG`; real-time signals are counted from either end.
@@ -507,7 +399,7 @@ fn healthcheck(check: &Healthcheck) -> HealthcheckConfig {
     }
 }
 
-fn working_dir(config: &ImageConfig) -> String {
+pub(super) fn working_dir(config: &ImageConfig) -> String {
     match config.config.working_dir.as_str() {
         "" => "/".to_owned(),
         dir => absolute("/", dir),
@@ -515,7 +407,7 @@ fn working_dir(config: &ImageConfig) -> String {
 }
 
 /// `written` from `dir`, cleaned: `..` ends at the root.
-fn absolute(dir: &str, written: &str) -> String {
+pub(super) fn absolute(dir: &str, written: &str) -> String {
     let whole =
         if written.starts_with('/') { written.to_owned() } else { format!("{dir}/{written}") };
     let mut parts: Vec<&str> = Vec::new();
@@ -529,74 +421,9 @@ fn absolute(dir: &str, written: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-/// As [`absolute`], with the slash at the end kept that says "directory".
-fn destination(dir: &str, written: &str) -> String {
-    let path = absolute(dir, written);
-    let is_dir = written.ends_with('/')
-        || matches!(written, "" | "." | "..")
-        || written.ends_with("/.")
-        || written.ends_with("/..");
-    if is_dir && path != "/" { format!("{path}/") } else { path }
-}
-
-fn is_web(source: &str) -> bool {
-    source.starts_with("http://") || source.starts_with("https://")
-}
-
-/// As BuildKit tells them: by scheme, by `user@host:path`, or by a path that ends in `.git`.
-fn is_git(source: &str) -> bool {
-    let path = source.split(['#', '?']).next().unwrap_or_default();
-    ["git://", "ssh://"].iter().any(|scheme| source.starts_with(scheme))
-        || source.starts_with("git@")
-        || (is_web(source) && path.ends_with(".git"))
-}
-
-/// A URL without user and password, for history and log.
-fn without_user(source: &str) -> String {
-    let Some((scheme, rest)) = source.split_once("://").filter(|_| is_web(source)) else {
-        return source.to_owned();
-    };
-    let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    format!("{scheme}://{host}{path}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn destinations_keep_their_slash() {
-        for (dir, written, want) in [
-            ("/", "x", "/x"),
-            ("/w", "x/", "/w/x/"),
-            ("/w", ".", "/w/"),
-            ("/w", "", "/w/"),
-            ("/w", "../y", "/y"),
-            ("/w", "/a//b/.", "/a/b/"),
-            ("/", ".", "/"),
-            ("/w", "../../..", "/"),
-        ] {
-            assert_eq!(destination(dir, written), want, "{dir} {written}");
-        }
-    }
-
-    #[test]
-    fn sources_of_the_web_and_of_git() {
-        for (source, web, git, told) in [
-            ("https://h/x.tar", true, false, "https://h/x.tar"),
-            ("https://u:p@h:1/x@y?a=b@c", true, false, "https://h:1/x@y?a=b@c"),
-            ("https://u:p%40@h", true, false, "https://h"),
-            ("https://h/x.git", true, true, "https://h/x.git"),
-            ("https://h/x.git#v1:sub", true, true, "https://h/x.git#v1:sub"),
-            ("git@h:x/y", false, true, "git@h:x/y"),
-            ("ssh://git@h/x", false, true, "ssh://git@h/x"),
-            ("httpsdir/x.git", false, false, "httpsdir/x.git"),
-        ] {
-            assert_eq!((is_web(source), is_git(source)), (web, git), "{source}");
-            assert_eq!(without_user(source), told, "{source}");
-        }
-    }
 
     #[test]
     fn signals() {
