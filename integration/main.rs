@@ -27,4 +27,5 @@ mod multistage;
 mod registry_io;
 mod rough_steps;
 mod signals;
+mod tracers;
 mod verify;
