@@ -21,6 +21,7 @@ mod errors;
 mod harness;
 mod hostile;
 mod isolation;
+mod layer_flags;
 mod layers;
 mod limits;
 mod multistage;

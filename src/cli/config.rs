@@ -1,5 +1,7 @@
 //! What was meant: an [`Order`] for the build, made of flags and environment in this one place.
 
+mod layers;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -74,7 +76,10 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         dockerfile: flags.dockerfile.clone(),
         here: around.here.clone(),
         contexts: contexts(&flags.build_context, &around.here)?,
-        build_args: build_args(&flags.build_arg, around),
+        build_args: layers::with_epoch(
+            build_args(&flags.build_arg, around),
+            around.variable(layers::EPOCH),
+        ),
         target: flags.target.clone().filter(|target| !target.is_empty()),
         platform,
         registry: registry(flags, around)?,
@@ -88,6 +93,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         kaniko_dir: kaniko_dir(flags, around),
         own_dirs: own_dirs(around),
         cleanup: switch(flags.cleanup.0, "KANIKO_CLEANUP", around)?,
+        layers: layers::rules(&flags.layers)?,
         created: around.now.clone(),
         work_dir: std::sync::Arc::default(),
     })

@@ -1,11 +1,15 @@
 //! What can be typed. Names, short forms and defaults are kaniko's.
 
+mod layers;
+
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
 use super::gobool::GoBool;
 use crate::report::{LogFormat, Verbosity};
+
+pub(super) use layers::LayerFlags;
 
 /// Builds a container image from a Dockerfile, without a daemon, and pushes it.
 #[derive(Debug, Parser)]
@@ -143,6 +147,9 @@ pub(super) struct Flags {
     /// Full times in log lines.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub(super) log_timestamp: GoBool,
+
+    #[command(flatten)]
+    pub(super) layers: LayerFlags,
 }
 
 impl Flags {
@@ -192,16 +199,10 @@ pub(super) const NOT_YET: &[&str] = &[
     "cache-repo",
     "cache-run-layers",
     "cache-ttl",
-    "compressed-caching",
-    "compression",
-    "compression-level",
     "context-sub-path",
     "credential-helpers",
     "dryrun",
-    "force-build-metadata",
     "git",
-    "ignore-path",
-    "ignore-var-run",
     "image-download-retry",
     "image-format",
     "image-fs-extract-retry",
@@ -217,15 +218,12 @@ pub(super) const NOT_YET: &[&str] = &[
     "registry-client-cert",
     "registry-map",
     "registry-mirror",
-    "reproducible",
     "secret",
-    "single-snapshot",
     "skip-default-registry-fallback",
     "skip-push-permission-check",
     "skip-tls-verify-pull",
     "skip-tls-verify-registry",
     "skip-unused-stages",
-    "whitelist-var-run",
 ];
 
 #[cfg(test)]
