@@ -9,6 +9,7 @@
 mod base;
 mod craft;
 mod executor;
+mod https;
 mod image;
 mod pod;
 mod registry;
@@ -24,7 +25,9 @@ mod isolation;
 mod layers;
 mod limits;
 mod multistage;
+mod registry_flags;
 mod registry_io;
+mod results;
 mod rough_steps;
 mod signals;
 mod verify;
