@@ -21,6 +21,7 @@ mod errors;
 mod harness;
 mod hostile;
 mod isolation;
+mod language;
 mod layers;
 mod limits;
 mod multistage;
