@@ -22,6 +22,7 @@ mod errors;
 mod harness;
 mod hostile;
 mod isolation;
+mod language;
 mod layers;
 mod limits;
 mod multistage;
