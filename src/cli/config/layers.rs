@@ -6,6 +6,7 @@ use snapshot::{Compression, ImagePath};
 
 use super::super::flags::LayerFlags;
 use crate::build::{IgnoredPath, LayerRules};
+use crate::image::Flavor;
 use crate::report::Failure;
 
 /// The variable that says how late a time may be (reproducible-builds.org), as an argument of the
@@ -16,18 +17,23 @@ pub(super) const EPOCH: &str = "SOURCE_DATE_EPOCH";
 ///
 /// # Errors
 /// A value that means nothing.
-pub(super) fn rules(flags: &LayerFlags) -> Result<LayerRules, Failure> {
+pub(super) fn rules(flags: &LayerFlags, flavor: Option<Flavor>) -> Result<LayerRules, Failure> {
     let mut ignored: Vec<IgnoredPath> =
         flags.ignore_path.iter().map(|text| ignored(text)).collect::<Result<_, _>>()?;
     if flags.ignore_var_run.0 {
         ignored.push(IgnoredPath::exactly(&ImagePath::parse(b"/var/run").expect("absolute")));
+    }
+    let compression = compression(&flags.compression, flags.compression_level)?;
+    if flavor == Some(Flavor::Docker) && matches!(compression, Compression::Zstd { .. }) {
+        let what = "--compression=zstd: Docker's media types, which --image-format=docker asks for, have no name for it";
+        return Err(Failure::new(what).hint("use --image-format=oci"));
     }
     Ok(LayerRules {
         reproducible: flags.reproducible.0,
         single: flags.single_snapshot.0,
         metadata: flags.force_build_metadata.0,
         ignored,
-        compression: compression(&flags.compression, flags.compression_level)?,
+        compression,
     })
 }
 
@@ -68,9 +74,13 @@ mod tests {
     use clap::Parser as _;
 
     fn told(line: &str) -> Result<LayerRules, String> {
+        told_for(line, None)
+    }
+
+    fn told_for(line: &str, flavor: Option<Flavor>) -> Result<LayerRules, String> {
         let words = std::iter::once("executor").chain(line.split_whitespace());
         let flags = super::super::Flags::try_parse_from(words).expect(line);
-        rules(&flags.layers).map_err(|failure| failure.to_string())
+        rules(&flags.layers, flavor).map_err(|failure| failure.to_string())
     }
 
     #[test]
@@ -94,6 +104,16 @@ mod tests {
                 (Err(found), Err(want)) => assert!(found.contains(want), "{line}: {found}"),
                 (found, want) => panic!("{line}: {found:?}, not {want:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn zstd_is_not_for_docker() {
+        for (flavor, good) in
+            [(None, true), (Some(Flavor::Oci), true), (Some(Flavor::Docker), false)]
+        {
+            assert_eq!(told_for("--compression=zstd", flavor).is_ok(), good, "{flavor:?}");
+            assert!(told_for("", flavor).is_ok(), "{flavor:?}");
         }
     }
 
