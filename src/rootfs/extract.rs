@@ -76,6 +76,8 @@ pub struct Extraction<'a> {
     owner: Option<(u32, u32)>,
     dest: ImagePath,
     writer: Writer,
+    /// Whether anybody wants to know what was written.
+    listed: bool,
     /// The parent of the last entry as named, and where that leads.
     resolved: Option<(ImagePath, ImagePath)>,
     written: BTreeSet<ImagePath>,
@@ -92,6 +94,7 @@ impl<'a> Extraction<'a> {
             owner: None,
             dest,
             writer: Writer::new(Attributes::Welcome),
+            listed: true,
             resolved: None,
             written: BTreeSet::new(),
             dirs: BTreeMap::new(),
@@ -103,6 +106,19 @@ impl<'a> Extraction<'a> {
     pub fn owned_by(mut self, owner: (u32, u32)) -> Self {
         self.owner = Some(owner);
         self
+    }
+
+    /// Nobody wants to know what was written: a million names need not be kept.
+    #[must_use]
+    pub fn unlisted(mut self) -> Self {
+        self.listed = false;
+        self
+    }
+
+    fn note(&mut self, path: ImagePath) {
+        if self.listed {
+            self.written.insert(path);
+        }
     }
 
     /// Unpacks an uncompressed archive, read to its end.
@@ -151,7 +167,7 @@ impl<'a> Extraction<'a> {
         } else {
             self.dirs.remove(&path);
         }
-        self.written.insert(path);
+        self.note(path);
         Ok(())
     }
 
@@ -244,7 +260,7 @@ impl<'a> Extraction<'a> {
             if place.make_dir(0o755).map_err(io)? {
                 place.set_mode(0o755).map_err(io)?;
                 place.set_owner((0, 0)).map_err(io)?;
-                self.written.insert(dir);
+                self.note(dir);
             }
         }
         Ok(())
@@ -271,7 +287,7 @@ impl<'a> Extraction<'a> {
         self.resolved = None;
         place.remove().map_err(io)?;
         self.dirs.retain(|dir, _| !dir.starts_with(path));
-        self.written.insert(path.clone());
+        self.note(path.clone());
         Ok(())
     }
 
@@ -289,7 +305,7 @@ impl<'a> Extraction<'a> {
                 let to = self.at(path)?;
                 to.make_link(&from)
                     .map_err(|source| ExtractError::Io { path: path.clone(), source })?;
-                self.written.insert(existing);
+                self.note(existing);
                 Ok(())
             }
             (_, Some(_)) => {
