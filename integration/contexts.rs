@@ -160,7 +160,7 @@ fn flaky(bytes: Vec<u8>, most: usize, validator: bool) -> Web {
 fn a_transfer_that_breaks_off_goes_on_where_it_was() {
     let archive = Layer::new()
         .file("Dockerfile", "FROM busybox\nCOPY big /got/file\n")
-        .file("big", &"x".repeat(60_000))
+        .file("big", "x".repeat(60_000))
         .tar();
     let web = flaky(archive.clone(), 20_000, true);
     let image = build(Place::Host).flag(format!("--context={}", web.url("/a.tar"))).image();
@@ -192,7 +192,7 @@ fn answers_that_pass_are_waited_for() {
 #[test]
 fn contexts_that_cannot_be_used_are_refused_before_any_step() {
     let steps = "FROM busybox\nRUN echo begun-$((40+2))\n";
-    let whole = Layer::new().file("Dockerfile", steps).file("big", &"x".repeat(9000)).tar();
+    let whole = Layer::new().file("Dockerfile", steps).file("big", "x".repeat(9000)).tar();
     let home = tempfile::tempdir().unwrap();
     let write = |name: &str, bytes: &[u8]| {
         let path = home.path().join(name);
@@ -260,4 +260,13 @@ fn a_context_s_links_lead_nowhere_outside() {
             .run()
             .refused(1, words);
     }
+}
+
+#[test]
+fn a_silent_standard_input_can_be_interrupted() {
+    let (silent, _kept_open) = std::io::pipe().unwrap();
+    let mut running = build(Place::Host).stdin(silent).flag("--context=tar://stdin").start();
+    running.until("Reading the build context from standard input");
+    running.signal(nix::sys::signal::Signal::SIGTERM);
+    running.end().refused(143, &["signal 15"]);
 }
