@@ -31,6 +31,10 @@ impl<'a> Stages<'a, '_> {
                 }
                 CopySource::Inline(..) => continue,
             };
+            if step.parents {
+                copier.copy_with_parents(&sources, pattern, &step.dest).map_err(failed)?;
+                continue;
+            }
             let found = sources.find(pattern).map_err(failed)?;
             if found.is_empty() {
                 tracing::warn!("{pattern}: no file of {} matches", sources.label());
@@ -221,5 +225,5 @@ fn rules(step: &CopyStep, rootfs: &Rootfs) -> Result<CopyRules, Failure> {
         [] => None,
         patterns => Some(Ignore::new(patterns).could_not(|| "read --exclude".to_owned())?),
     };
-    Ok(CopyRules { owner, mode, exclude })
+    Ok(CopyRules { owner, mode, exclude, link: step.link })
 }

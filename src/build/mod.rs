@@ -226,7 +226,8 @@ fn run(
     let image = stages.build_all()?;
     let mut config = image.config().clone();
     config.created = Some(order.created.clone());
-    let image = image.with_config(config);
+    // As with Docker, annotations of the base speak of the base.
+    let image = image.with_config(config).with_annotations(order.outputs.annotations.clone());
     let built = order.outputs.publish(&image, registry, stages.into_uploads(), &images, work)?;
     if order.cleanup {
         builder.clean_up()?;

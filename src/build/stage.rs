@@ -73,6 +73,7 @@ impl<'a, 'p> Stages<'a, 'p> {
     fn build(&mut self, stage: &PlannedStage<'_>, last: bool) -> Result<Finished, Failure> {
         let needed = needs_root(self.plan, stage);
         let image = self.base_image(stage)?;
+        let image = if last { self.in_format(image)? } else { image };
         let rootfs = if needed { Some(self.root(stage)?) } else { None };
         let image = self.builder.images.with_fetched(&image, &self.builder.order.outputs);
         if last {
@@ -80,6 +81,9 @@ impl<'a, 'p> Stages<'a, 'p> {
         }
         let mut config = image.config().clone();
         config.config.on_build.clear();
+        if last {
+            config.config.labels.extend(self.builder.order.outputs.labels.clone());
+        }
         let inherited = match &stage.base {
             Base::Stage(number) => self.finished.get(number).map(|below| below.scope.clone()),
             Base::Scratch | Base::Image(..) => None,
@@ -93,6 +97,15 @@ impl<'a, 'p> Stages<'a, 'p> {
             self.one_step(stage, instruction, number, &mut fold)?;
         }
         Ok(Finished { image: fold.image, rootfs: fold.rootfs, scope: fold.scope })
+    }
+
+    /// In the media types that are wanted. All layers that come get theirs from here.
+    fn in_format(&self, image: Image) -> Result<Image, Failure> {
+        let flavor = self.builder.order.outputs.flavor.unwrap_or(image.flavor());
+        image.with_flavor(flavor).map_err(|error| {
+            Failure::new(format!("--image-format: {error}"))
+                .hint("an image with zstd layers is an OCI image: use --image-format=oci")
+        })
     }
 
     fn base_image(&self, stage: &PlannedStage<'_>) -> Result<Image, Failure> {
