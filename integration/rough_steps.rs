@@ -89,7 +89,7 @@ const WHO: &str = "#include <stdio.h>\n#include <unistd.h>\n\
     }\n";
 
 /// An image with the program three times: plain, set-user-id root, set-group-id 2000.
-fn with_set_id_programs(home: &Path) -> PathBuf {
+pub(crate) fn with_set_id_programs(home: &Path) -> PathBuf {
     let (source, program) = (home.join("who.c"), home.join("who"));
     std::fs::write(&source, WHO).unwrap();
     tools::run("gcc", ["-static".as_ref(), "-o".as_ref(), program.as_os_str(), source.as_os_str()]);

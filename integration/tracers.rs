@@ -70,6 +70,63 @@ fn a_step_may_trace_its_own_processes_where_inotify_watches() {
     for place in PLACES {
         let facts: Facts<'_> = &[("/srv", "- 0644 0:0 5 \"done\\n\"")];
         assert_facts("inotify", &build(place, "inotify").succeeded().image().tree(), facts);
-        build(place, "ptrace").refused(3, &["exit status 3"]);
+        let hint = ["exit status 3", "called ptrace", "--run-tracer=0:2=inotify"];
+        build(place, "auto").refused(3, &hint);
+        build(place, "0:2=inotify").succeeded();
+    }
+}
+
+/// Gives up root for user 1000 and runs a program.
+const DROPS: &str = "#include <grp.h>\n#include <unistd.h>\n\
+    int main(int c, char **v) {\n\
+      if (setgroups(0, 0) || setresgid(1000, 1000, 1000) || setresuid(1000, 1000, 1000)) return 2;\n\
+      execv(v[1], v + 1); return 3;\n\
+    }\n";
+
+#[test]
+fn a_root_step_that_comes_back_to_root_works_or_says_why_not() {
+    let home = tempfile::tempdir().unwrap();
+    let (source, program) = (home.path().join("drops.c"), home.path().join("drops"));
+    std::fs::write(&source, DROPS).unwrap();
+    tools::run("gcc", ["-static".as_ref(), "-o".as_ref(), program.as_os_str(), source.as_os_str()]);
+    let program = std::fs::read(program).unwrap();
+    let layout = crate::rough_steps::with_set_id_programs(home.path());
+    let build = |place: Place, who: &str, tracer: &str| {
+        Build::of(&format!(
+            "FROM set-id\nCOPY --chmod=755 drops /bin/\nRUN drops /bin/{who} /tmp/ids\n"
+        ))
+        .base("set-id", &layout)
+        .place(place)
+        .file("drops", &program)
+        .flag(format!("--run-tracer={tracer}"))
+        .run()
+    };
+    let root: Facts<'_> = &[("/tmp/ids", "- 0644 0:1000 17 \"1000 0 1000 1000\\n\"")];
+    for (place, tracer) in
+        [(PLACES[0], "auto"), (PLACES[0], "inotify"), (PLACES[1], "*:drops=inotify")]
+    {
+        let image = build(place, "who-user", tracer).succeeded().image();
+        assert_facts(&format!("{place:?} {tracer}"), &image.tree(), root);
+    }
+    let words = ["/bin/who-user is set-user-id root", "--run-tracer=0:2=inotify"];
+    build(PLACES[1], "who-user", "auto").refused(1, &words);
+    // Without its group a program may still do what it is for.
+    let ended = build(PLACES[1], "who-group", "auto").succeeded();
+    assert!(ended.log.contains("/bin/who-group ran without the rights"), "{}", ended.log);
+}
+
+#[test]
+fn a_tracer_for_a_step_that_does_not_exist_is_refused() {
+    for (flag, words) in [
+        ("0:9=ptrace", "no RUN of the stages that are built is this step"),
+        ("0:1=ptrace", "--run-tracer=0:1=ptrace: no RUN"),
+        ("build:*=off", "no RUN"),
+        ("*:make=off", "no RUN"),
+        ("2=off", "a step is named as STAGE:STEP=TRACER"),
+        ("0:2=strace", "is none of auto"),
+    ] {
+        let build = Build::of("FROM busybox\nWORKDIR /x\nRUN true\n");
+        let build = build.base("busybox", base::busybox()).flag(format!("--run-tracer={flag}"));
+        build.run().refused(1, &[words]);
     }
 }

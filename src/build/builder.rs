@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use tracer::{Interrupt, Tracer};
+use tracer::Interrupt;
 
 use super::Order;
 use super::images::{Images, NamedContext};
 use super::layers::Times;
+use super::tracers::Tracers;
 use super::tree::in_place_exclusions;
 use super::work::WorkDir;
 use crate::context::Context;
@@ -29,7 +30,7 @@ pub(super) struct Builder<'a> {
     pub(super) registry: &'a Registry,
     pub(super) images: &'a Images<'a>,
     pub(super) isolation: Isolation,
-    pub(super) tracer: &'a Tracer,
+    pub(super) tracers: &'a Tracers<'a>,
     pub(super) interrupt: &'a Interrupt,
     pub(super) work: &'a WorkDir,
     pub(super) times: Times,

@@ -18,20 +18,21 @@ mod publish;
 mod roots;
 mod run_step;
 mod stage;
+mod tracers;
 mod tree;
 mod work;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use tracer::{Interrupt, Tracer};
+use tracer::Interrupt;
 
 use crate::context::{Access, Context, ContextSource, obtain};
 use crate::dockerfile::Dockerfile;
 use crate::image::{Platform, Reference};
 use crate::plan::{Arguments, PlanError, plan};
 use crate::registry::{Registry, RegistryError, Settings};
-use crate::report::{ExitStatus, Explain as _, Failure};
+use crate::report::{ExitStatus, Failure};
 use crate::rootfs::{self, Chosen};
 
 use builder::Builder;
@@ -41,6 +42,8 @@ use layers::Times;
 pub use layers::{IgnoredPath, LayerRules};
 pub use publish::{Built, Outputs};
 use stage::Stages;
+pub use tracers::StepTracer;
+use tracers::Tracers;
 use work::WorkDir;
 
 /// What is to be built, and how.
@@ -70,6 +73,8 @@ pub struct Order {
     pub outputs: Outputs,
     /// How RUN steps are watched.
     pub watch: Watch,
+    /// Steps that are watched in another way.
+    pub step_tracers: Vec<StepTracer>,
     /// Where they run.
     pub isolation: rootfs::Choice,
     /// Go on in place without a container.
@@ -215,7 +220,8 @@ fn run(
     let epoch = Times::epoch(&order.build_args, &plan.globals);
     let times = Times::new(&order.created, epoch, order.layers.reproducible)?;
     let chosen = choose(order, work)?;
-    let tracer = tracer(order.watch)?;
+    let tracers = Tracers::probe(order.watch, &order.step_tracers)?;
+    tracers.check(&plan)?;
     let builder = Builder {
         order,
         context,
@@ -225,7 +231,7 @@ fn run(
         registry,
         images: &images,
         isolation: chosen.isolation,
-        tracer: &tracer,
+        tracers: &tracers,
         interrupt,
         work,
         times,
@@ -268,19 +274,6 @@ fn choose(order: &Order, work: &WorkDir) -> Result<Chosen, Failure> {
         }
     }
     Ok(chosen)
-}
-
-fn tracer(watch: Watch) -> Result<Tracer, Failure> {
-    let choice = match watch {
-        Watch::Trace { tracer, .. } => tracer,
-        Watch::Walk(_) => tracer::Choice::Off,
-    };
-    let tracer =
-        Tracer::probe(choice).could_not(|| "watch RUN steps".to_owned()).map_err(|failure| {
-            failure.hint("use --run-tracer=auto, or =off to walk the file system after each step")
-        })?;
-    tracing::info!("RUN steps: {}", tracer.describe());
-    Ok(tracer)
 }
 
 /// A registry's failure with its hint.

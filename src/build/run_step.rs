@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use snapshot::{Difference, ImagePath, Suspects};
-use tracer::Touched;
+use tracer::{Denied, Touched};
 
 use super::stage::{Fold, Stages, shown};
 use super::{SnapshotMode, Verify, Watch};
-use crate::plan::{RunStep, Step};
+use crate::plan::{PlannedStage, RunStep, Step};
 use crate::report::{ExitStatus, Explain as _, Failure};
 use crate::rootfs::{Exclusions, Rootfs};
 use crate::step::{Runner, make_workdir, run};
@@ -17,6 +17,7 @@ impl Stages<'_, '_> {
         &mut self,
         step: &RunStep,
         ready: &Step,
+        (stage, text): (&PlannedStage<'_>, &str),
         fold: &mut Fold,
     ) -> Result<Difference, Failure> {
         let builder = self.builder;
@@ -27,19 +28,26 @@ impl Stages<'_, '_> {
                 .hint("give a number, or create the user in an earlier step")
         })?;
         let made = make_own_dir(&step.dir, fold.root()?)?;
+        let number = fold.number;
         let (rootfs, marks) = fold.root_and_marks()?;
         let scratch = builder.work.scratch();
+        let watcher = builder.tracers.of(stage, number, text, rootfs);
+        if let Some(why) = &watcher.why {
+            tracing::info!("This step: {} ({why})", watcher.tracer.name());
+        }
         let runner = Runner {
-            tracer: builder.tracer,
+            tracer: watcher.tracer,
             isolation: builder.isolation,
             interrupt: builder.interrupt,
             scratch: &scratch,
-            event_budget,
+            event_budget: watcher.event_budget,
         };
         builder.work.restore()?;
         let started = Instant::now();
-        let ran = run(&runner, rootfs, marks, step, &who)
-            .map_err(|error| run_failure(&error, step.argv.first().map_or("", String::as_str)))?;
+        let ran = run(&runner, rootfs, marks, step, &who).map_err(|error| {
+            let program = step.argv.first().map_or("", String::as_str);
+            run_failure(&error, program, &format!("{}:{number}", stage.label))
+        })?;
         let took = started.elapsed();
         builder.work.restore()?;
         let status = ran.outcome.status;
@@ -47,7 +55,17 @@ impl Stages<'_, '_> {
         if !status.success() {
             let command = shown(&ready.text);
             let code = ExitStatus::of_command(status.code());
-            return Err(Failure::new(format!("{command}: {status}")).status(code));
+            let failure = Failure::new(format!("{command}: {status}")).status(code);
+            let hint = denied_hint(&ran.outcome.denied, &stage.label, number);
+            return Err(hint.into_iter().fold(failure, Failure::hint));
+        }
+        for program in &ran.outcome.denied.programs {
+            tracing::warn!(
+                "{} ran without the rights that its file gives: ptrace watched. If it needs them, \
+                 use --run-tracer={}:{number}=inotify",
+                program.escape_ascii(),
+                stage.label
+            );
         }
         let mut suspects = ran.suspects;
         if let Suspects::Only { paths, .. } = &mut suspects {
@@ -113,7 +131,23 @@ fn make_own_dir(dir: &str, rootfs: &Rootfs) -> Result<Vec<ImagePath>, Failure> {
         .map_err(|error| Failure::new(format!("could not work in {dir}: {error}")))
 }
 
-fn run_failure(error: &crate::step::RunError, program: &str) -> Failure {
+/// What a failed step may have missed because ptrace watched it.
+fn denied_hint(denied: &Denied, stage: &str, number: usize) -> Option<String> {
+    let way_out = format!("use --run-tracer={stage}:{number}=inotify for this step");
+    let program = denied.programs.first().map(|program| program.escape_ascii());
+    match (denied.ptrace, program) {
+        (true, _) => Some(format!(
+            "the step called ptrace, as strace, gdb and leak checkers do, and was refused because \
+             it is traced itself: {way_out}"
+        )),
+        (false, Some(program)) => Some(format!(
+            "{program} ran without the rights that its file gives, because ptrace watched: {way_out}"
+        )),
+        (false, None) => None,
+    }
+}
+
+fn run_failure(error: &crate::step::RunError, program: &str, step: &str) -> Failure {
     use crate::step::RunError;
     let failure = Failure::new(error.to_string());
     match error {
@@ -127,6 +161,10 @@ fn run_failure(error: &crate::step::RunError, program: &str) -> Failure {
                 "is the file executable, and built for this platform?"
             })
         }
+        RunError::Tracer(tracer::Error::SetId { .. }) => failure.hint(format!(
+            "a step that starts as root and comes back to root by sudo or su is for another \
+             tracer: --run-tracer={step}=inotify"
+        )),
         RunError::Tracer(tracer::Error::NotAvailable { .. } | tracer::Error::Call { .. }) => {
             failure.hint("build with --run-tracer=off to walk the file system instead")
         }
@@ -182,10 +220,4 @@ fn verdict(verify: Verify, traced: Difference, walked: Difference) -> Result<Dif
     }
     tracing::warn!("{told}");
     Ok(walked)
-}
-
-/// Events cost about 5.5 µs, looking at a path about 1.55 µs; below some thousands of events the
-/// difference is not worth giving up the names for.
-fn event_budget(entries: usize) -> Option<u64> {
-    Some((entries as u64 * 28 / 100).max(20_000))
 }

@@ -201,7 +201,9 @@ impl<'a, 'p> Stages<'a, 'p> {
                 return Ok(());
             }
             Action::Configure => None,
-            Action::Run(run) => Some(self.run(run, &ready, fold)),
+            Action::Run(run) => {
+                Some(self.run(run, &ready, (stage, instruction.text.as_str()), fold))
+            }
             Action::Copy(copy) => Some(self.copy(copy, fold)),
             Action::Workdir(path) => Some(self.workdir(path, fold)),
         };
@@ -227,7 +229,7 @@ pub(super) struct Fold {
     command_is_own: bool,
     pub(super) gathered: Option<Gathered>,
     last: bool,
-    number: usize,
+    pub(super) number: usize,
 }
 
 impl Fold {

@@ -5,13 +5,14 @@ mod credentials;
 mod layers;
 mod outputs;
 mod registry;
+mod tracer;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::flags::Flags;
-use crate::build::{NamedContext, NamedContexts, Order, SnapshotMode, Verify, Watch};
+use crate::build::{NamedContext, NamedContexts, Order};
 use crate::image::Platform;
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::{Container, container};
@@ -73,6 +74,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         return Err(Failure::new("--context is empty: name a directory"));
     }
     let registry = registry::registry(&flags.registry, around)?;
+    let (watch, step_tracers) = tracer::watch(&flags.tracer)?;
     Ok(Order {
         context: context::source(&flags.contexts, &around.here)?,
         context_sub_path: flags.contexts.context_sub_path.clone(),
@@ -88,7 +90,8 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         platform,
         registry,
         outputs,
-        watch: watch(flags)?,
+        watch,
+        step_tracers,
         isolation: flags
             .isolation
             .parse()
@@ -165,55 +168,6 @@ fn layout(place: &str, here: &Path) -> NamedContext {
     NamedContext::Layout { dir: here.join(dir), name }
 }
 
-fn watch(flags: &Flags) -> Result<Watch, Failure> {
-    let mode = flags.snapshot_mode.as_deref().map(|mode| match mode {
-        "full" => Ok(SnapshotMode::Full),
-        "redo" => Ok(SnapshotMode::Redo),
-        "time" => Ok(SnapshotMode::Time),
-        other => Err(Failure::new(format!("--snapshot-mode={other}: use full, redo or time"))),
-    });
-    let mode = mode.transpose()?;
-    let verify = match flags.verify_snapshot.as_str() {
-        "off" | "false" => Verify::Off,
-        "warn" => Verify::Warn,
-        "fail" | "true" => Verify::Fail,
-        other => {
-            return Err(Failure::new(format!("--verify-snapshot={other}: use off, warn or fail")));
-        }
-    };
-    let tracer = match &flags.run_tracer {
-        None => tracer::Choice::Auto,
-        Some(text) => {
-            text.parse().map_err(|error| Failure::new(format!("--run-tracer: {error}")))?
-        }
-    };
-    let asked_for = flags.run_tracer.is_some() && tracer != tracer::Choice::Off;
-    let new_run = flags.use_new_run.map(|flag| flag.0);
-    let walks = mode.is_some() && new_run != Some(true)
-        || new_run == Some(false)
-        || tracer == tracer::Choice::Off;
-    if walks && verify != Verify::Off {
-        return Err(Failure::new(
-            "--verify-snapshot compares the trace with a walk, and nothing is traced here",
-        ));
-    }
-    match (mode, new_run) {
-        (Some(_), _) if asked_for => Err(Failure::new(
-            "--snapshot-mode walks the file system and --run-tracer traces: give one of them",
-        )),
-        (_, Some(false)) if asked_for => Err(Failure::new(
-            "--use-new-run=false walks the file system and --run-tracer traces: give one of them",
-        )),
-        // As in kaniko, where --use-new-run decides over the mode for RUN.
-        (Some(mode), None | Some(false)) => Ok(Watch::Walk(mode)),
-        (None, Some(false)) => Ok(Watch::Walk(SnapshotMode::Full)),
-        (_, None | Some(true)) if tracer == tracer::Choice::Off => {
-            Ok(Watch::Walk(SnapshotMode::Redo))
-        }
-        (_, None | Some(true)) => Ok(Watch::Trace { tracer, verify }),
-    }
-}
-
 /// `/kaniko` in a container, as ever; elsewhere nothing outside the temporary directory is written.
 fn kaniko_dir(flags: &Flags, around: &Surroundings) -> PathBuf {
     let given = flags.kaniko_dir.as_deref().or(around.variable("KANIKO_DIR").map(Path::new));
@@ -247,7 +201,6 @@ fn own_dirs(around: &Surroundings) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser as _;
 
     fn around() -> Surroundings {
         Surroundings {
@@ -255,35 +208,6 @@ mod tests {
             here: PathBuf::from("/here"),
             executable: None,
             now: "2026-01-01T00:00:00Z".to_owned(),
-        }
-    }
-
-    fn flags(line: &str) -> Flags {
-        Flags::try_parse_from(std::iter::once("executor").chain(line.split_whitespace()))
-            .expect(line)
-    }
-
-    #[test]
-    fn who_watches() {
-        let traced = |tracer, verify| Some(Watch::Trace { tracer, verify });
-        for (line, want) in [
-            ("", traced(tracer::Choice::Auto, Verify::Off)),
-            ("--verify-snapshot", traced(tracer::Choice::Auto, Verify::Fail)),
-            ("--verify-snapshot=warn", traced(tracer::Choice::Auto, Verify::Warn)),
-            ("--run-tracer=ptrace", traced(tracer::Choice::Ptrace, Verify::Off)),
-            ("--run-tracer=off", Some(Watch::Walk(SnapshotMode::Redo))),
-            ("--use-new-run=false", Some(Watch::Walk(SnapshotMode::Full))),
-            ("--snapshot-mode=redo", Some(Watch::Walk(SnapshotMode::Redo))),
-            ("--snapshotMode=time", Some(Watch::Walk(SnapshotMode::Time))),
-            ("--snapshot-mode=redo --use-new-run", traced(tracer::Choice::Auto, Verify::Off)),
-            ("--snapshot-mode=x", None),
-            ("--snapshot-mode=redo --run-tracer=ptrace", None),
-            ("--verify-snapshot=x", None),
-            ("--verify-snapshot --run-tracer=off", None),
-            ("--verify-snapshot --snapshot-mode=redo", None),
-            ("--run-tracer=x", None),
-        ] {
-            assert_eq!(watch(&flags(line)).ok(), want, "{line}");
         }
     }
 

@@ -4,6 +4,7 @@ mod context;
 mod layers;
 mod outputs;
 mod registry;
+mod tracer;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ pub(super) use context::ContextFlags;
 pub(super) use layers::LayerFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
+pub(super) use tracer::TracerFlags;
 
 /// Builds a container image from a Dockerfile, without a daemon, and pushes it.
 #[derive(Debug, Parser)]
@@ -77,32 +79,6 @@ pub(super) struct Flags {
     #[arg(long, value_name = "FILE|URL", default_value = "", hide_default_value = true)]
     pub(super) digest_file: String,
 
-    /// Traces RUN steps and looks only at what they touched; =false walks the
-    /// file system after each step instead.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub(super) use_new_run: Option<GoBool>,
-
-    /// Who watches a RUN step: auto, ptrace, inotify (steps may use sudo, strace
-    /// and gdb) or off (fanotify is not in this version).
-    #[arg(long, value_name = "TRACER")]
-    pub(super) run_tracer: Option<String>,
-
-    /// Walks after each RUN and compares: full, redo or time. Turns tracing off.
-    #[arg(long, alias = "snapshotMode", value_name = "MODE")]
-    pub(super) snapshot_mode: Option<String>,
-
-    /// Walks after each traced RUN as well: fail ends the build where the walk
-    /// found more than the trace, warn tells it and takes what the walk found.
-    #[arg(
-        long,
-        value_name = "off|warn|fail",
-        num_args = 0..=1,
-        require_equals = true,
-        default_value = "off",
-        default_missing_value = "fail"
-    )]
-    pub(super) verify_snapshot: String,
-
     /// Where steps run: namespace (a root directory of its own), in-place (the
     /// container's own root, as kaniko does) or auto.
     #[arg(long, value_name = "auto|namespace|in-place", default_value = "auto")]
@@ -134,6 +110,9 @@ pub(super) struct Flags {
     pub(super) log_timestamp: GoBool,
 
     #[command(flatten)]
+    pub(super) tracer: TracerFlags,
+
+    #[command(flatten)]
     pub(super) registry: RegistryFlags,
 
     #[command(flatten)]
@@ -146,12 +125,7 @@ pub(super) struct Flags {
 impl Flags {
     /// Templates of pipelines leave values empty: that is not to have given the flag.
     pub(super) fn without_empty_values(mut self) -> Self {
-        let texts = [
-            &mut self.target,
-            &mut self.custom_platform,
-            &mut self.run_tracer,
-            &mut self.snapshot_mode,
-        ];
+        let texts = [&mut self.target, &mut self.custom_platform];
         for text in texts {
             text.take_if(|text| text.is_empty());
         }
@@ -229,17 +203,17 @@ mod tests {
         let flags = parse("--tarPath=/t --snapshotMode redo -d a -d b -f F -c /c -v=debug")
             .expect("known flags");
         assert_eq!(flags.tar_path, Some(PathBuf::from("/t")));
-        assert_eq!(flags.snapshot_mode.as_deref(), Some("redo"));
+        assert_eq!(flags.tracer.snapshot_mode.as_deref(), Some("redo"));
         assert_eq!(flags.destination, ["a", "b"]);
         assert_eq!((flags.dockerfile.as_str(), flags.contexts.context.as_str()), ("F", "/c"));
     }
 
     #[test]
     fn an_empty_value_is_none() {
-        let line = "--target= --digest-file= --tar-path= --snapshot-mode= --custom-platform=";
+        let line = "--target= --digest-file= --tar-path= --custom-platform=";
         let flags = parse(line).expect("known flags").without_empty_values();
         assert_eq!((flags.target, flags.tar_path), (None, None));
-        assert_eq!((flags.snapshot_mode, flags.custom_platform), (None, None));
+        assert_eq!(flags.custom_platform, None);
     }
 
     #[test]

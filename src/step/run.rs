@@ -49,8 +49,8 @@ pub struct Runner<'a> {
     pub interrupt: &'a Interrupt,
     /// A directory with `resolv.conf` and `hosts` for steps, and room for scripts.
     pub scratch: &'a Path,
-    /// Events after which a walk is cheaper, for a tree of this many entries.
-    pub event_budget: fn(usize) -> Option<u64>,
+    /// Events after which a walk is cheaper.
+    pub event_budget: u64,
 }
 
 /// A command that ended.
@@ -134,7 +134,7 @@ fn prepare(
     command.cwd = nul_free(&step.dir)?;
     command.credentials =
         Some(Credentials { uid: who.uid, gid: who.gid, groups: who.groups.clone() });
-    command.event_budget = (runner.event_budget)(rootfs.index().len());
+    command.event_budget = Some(runner.event_budget);
     let mounts = mounts(runner, rootfs, step, script, points)?;
     if runner.isolation == Isolation::InPlace && step.network_none {
         let source = io::Error::other("it needs namespaces; build with --isolation=namespace");

@@ -33,6 +33,16 @@ pub enum Error {
         /// What execve(2) said: `ENOENT` if there is none.
         errno: Errno,
     },
+    /// A program that becomes root by its file could not, because ptrace
+    /// watches without the capabilities that this takes.
+    #[error(
+        "{} is set-user-id root, which has no effect while ptrace watches",
+        .program.escape_ascii()
+    )]
+    SetId {
+        /// The program, as the command sees it.
+        program: Vec<u8>,
+    },
     /// [`Interrupt::trigger`](crate::Interrupt::trigger) ended the command.
     #[error("interrupted")]
     Interrupted,

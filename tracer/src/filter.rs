@@ -4,7 +4,7 @@
 //! One program for all call conventions of the machine, so that `int 0x80`
 //! and 32-bit programs are seen too. It is inherited and cannot be removed.
 
-use crate::arch::{ABIS, Abi, Call, HIGHEST_KNOWN, Shape};
+use crate::arch::{ABIS, Abi, Call, HIGHEST_KNOWN, Shape, TRACE_REQUESTS};
 
 /// One instruction of classic BPF, as the kernel reads it.
 #[repr(C)]
@@ -92,6 +92,7 @@ fn verdict(call: &Call) -> Vec<Instruction> {
         Shape::Clone => if_any_bit(0, CLONE_UNTRACED, TRACE),
         Shape::BlindIfBits(arg, bits) => if_any_bit(arg, bits, TRACE),
         Shape::BlindIfOneOf(arg, values) => if_one_of(arg, values),
+        Shape::Trace(request) => if_one_of(request, TRACE_REQUESTS),
         Shape::OpenHow { .. }
         | Shape::Path { .. }
         | Shape::Entry { .. }
@@ -198,6 +199,8 @@ mod tests {
             ("seccomp listener", X86_64, 317, [1, 8, 0, 0, 0, 0], INVALID),
             ("ioctl", X86_64, 16, [0, 0x5401, 0, 0, 0, 0], ALLOW),
             ("ioctl subvolume", X86_64, 16, [0, 0x5000_940e, 0, 0, 0, 0], TRACE),
+            ("ptrace of itself", X86_64, 101, [0; 6], TRACE),
+            ("ptrace that reads", X86_64, 101, [1, 0, 0, 0, 0, 0], ALLOW),
             ("i386 open", I386, 5, [0, 1, 0, 0, 0, 0], TRACE),
             ("i386 open read-only", I386, 5, [0; 6], ALLOW),
             ("i386 chmod", I386, 15, [0; 6], TRACE),

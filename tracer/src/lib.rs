@@ -40,10 +40,11 @@ mod sys;
 mod tracee;
 mod tracer;
 mod watch;
+mod withheld;
 
 pub use command::{CapSet, Command, Credentials, IdMap, IdMaps, Namespaces, Preparation, Setup};
 pub use error::{Errno, Error};
 pub use interrupt::Interrupt;
 pub use marks::Marks;
-pub use outcome::{Blindness, Outcome, Stats, Status, Touched, TouchedSet};
+pub use outcome::{Blindness, Denied, Outcome, Stats, Status, Touched, TouchedSet};
 pub use tracer::{Choice, Pick, Tracer, UnknownChoice};

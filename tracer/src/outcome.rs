@@ -11,8 +11,20 @@ pub struct Outcome {
     pub status: Status,
     /// What it and everything it started may have changed.
     pub touched: Touched,
+    /// What it could not do because it was watched.
+    pub denied: Denied,
     /// What watching it took.
     pub stats: Stats,
+}
+
+/// What a command tried in vain because somebody watched it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Denied {
+    /// To trace a process of its own: a process has one tracer.
+    pub ptrace: bool,
+    /// To run these programs with the user, group or capabilities that their
+    /// files give.
+    pub programs: BTreeSet<Vec<u8>>,
 }
 
 /// How a process ended.

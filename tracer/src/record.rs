@@ -24,6 +24,8 @@ pub(crate) enum Effect {
     Recorded,
     /// It asks for a child that escapes the tracer.
     Escape,
+    /// It asks to trace a process, and will be refused.
+    Trace,
     /// From here on, nobody can tell.
     Blind(Blindness),
     /// The process cannot be read as it is.
@@ -71,6 +73,7 @@ impl Record {
                 return Ok(Effect::Blind(Blindness::Call(call.name)));
             }
             Shape::Clone => return Ok(Effect::Escape),
+            Shape::Trace(_) => return Ok(Effect::Trace),
             Shape::Chroot => self.view.expect_other_roots(),
             Shape::Open { at, path, flags } => {
                 let flags = event.args[flags];

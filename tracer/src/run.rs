@@ -4,29 +4,31 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
+use std::time::Duration;
 
 use crate::error::{Errno, Error};
 use crate::interrupt::Enrolled;
-use crate::outcome::{Blindness, Outcome, Stats, Status, Touched};
+use crate::outcome::{Blindness, Denied, Outcome, Stats, Status, Touched};
 use crate::report::Report;
-use crate::start::{Pipes, Plan, keeper};
+use crate::start::{PROBED_CALLS, Pipes, Plan, keeper};
 use crate::sys::child::{self, StringArray};
 use crate::sys::trace::{self, Usage};
 use crate::watch::Watch;
 use crate::{Command, IdMaps, Interrupt, Namespaces, filter, sys};
 
-const CAP_SYS_PTRACE: u32 = 19;
+pub(crate) const CAP_SYS_PTRACE: u32 = 19;
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// Finds out whether a filter can be installed and its stops be seen.
-pub(crate) fn probe() -> Result<(), Error> {
+/// Finds out whether a filter can be installed and its stops be seen; answers
+/// what a stop costs.
+pub(crate) fn probe() -> Result<Duration, Error> {
     let command = Command::new(c"/".into(), Vec::new());
     let unavailable =
         |error: Error| Error::NotAvailable { backend: "ptrace", why: error.to_string() };
     let ended = on_own_thread(|| Run::start(&command, true, true)?.finish(&Interrupt::new()));
     let ended = ended.map_err(unavailable)?;
-    if ended.events == 1 && ended.status.success() {
-        return Ok(());
+    if ended.stats.events == PROBED_CALLS && ended.status.success() {
+        return Ok(ended.stop);
     }
     Err(unavailable(Error::Setup {
         call: "mkdirat behind a seccomp filter".to_owned(),
@@ -54,7 +56,7 @@ pub(crate) fn run(
     let touched = ended.touched.unwrap_or_else(|| {
         Touched::Anything(unwatchable.map_or(Blindness::NotTraced, Blindness::Unwatchable))
     });
-    Ok(Outcome { status: ended.status, touched, stats: ended.stats })
+    Ok(Outcome { status: ended.status, touched, denied: ended.denied, stats: ended.stats })
 }
 
 /// What a command would lose under ptrace. Set-id programs gain nothing when
@@ -113,8 +115,10 @@ struct Run<'a> {
 struct Ended {
     status: Status,
     touched: Option<Touched>,
+    denied: Denied,
     stats: Stats,
-    events: u64,
+    /// What a stop took.
+    stop: Duration,
 }
 
 /// What the wait for the end brought.
@@ -253,14 +257,14 @@ impl<'a> Run<'a> {
             }
         }
         let status = end.map(status_of).ok_or(Error::KeeperLost)?;
-        let events = waited.watch.as_ref().map_or(0, Watch::events);
-        let (touched, mut stats) = match waited.watch.map(Watch::finish) {
-            Some((touched, stats)) => (Some(touched), stats),
-            None => (None, Stats::default()),
+        let stop = waited.watch.as_ref().map_or(Duration::ZERO, |watch| watch.pace().of_a_stop());
+        let (touched, denied, mut stats) = match waited.watch.map(Watch::finish) {
+            Some((touched, denied, stats)) => (Some(touched), denied, stats),
+            None => (None, Denied::default(), Stats::default()),
         };
         stats.cpu = waited.usage.cpu;
         stats.max_rss = waited.usage.max_rss;
-        Ok(Ended { status, touched, stats, events })
+        Ok(Ended { status, touched, denied, stats, stop })
     }
 }
 

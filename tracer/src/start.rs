@@ -15,6 +15,9 @@ use crate::{Command, Credentials, Preparation, Setup};
 /// reader of its report sees it.
 const NOT_STARTED: i32 = 127;
 
+/// Calls that a probe makes: enough to measure what a stop costs.
+pub(crate) const PROBED_CALLS: u64 = 64;
+
 /// Everything a child needs, made before the fork.
 pub(crate) struct Plan<'a> {
     pub(crate) command: &'a Command,
@@ -175,13 +178,16 @@ impl Plan<'_> {
         Err(refusal)
     }
 
-    /// Makes one call that stops, and reports one that did not.
+    /// Makes calls that stop, and reports one that did not.
     fn probe(&self) -> Started {
         self.install_filter()?;
-        match child::harmless_mkdir() {
-            Errno(libc::EBADF) => Ok(()),
-            errno => Err((Stage::Filter, errno)),
+        for _ in 0..PROBED_CALLS {
+            match child::harmless_mkdir() {
+                Errno(libc::EBADF) => {}
+                errno => return Err((Stage::Filter, errno)),
+            }
         }
+        Ok(())
     }
 }
 

@@ -190,6 +190,52 @@ impl Tracee<'_> {
         self.as_owner(|| Identity::of(CWD, path.as_c_str(), AtFlags::empty()))
     }
 
+    /// The file that the process executes.
+    pub(crate) fn program(self) -> Result<Program, Refusal> {
+        let path = self.proc("exe");
+        let stat = self.as_owner(|| rustix::fs::stat(path.as_c_str()).map_err(kernel_errno))?;
+        let capability = self.as_owner(|| {
+            let size = rustix::fs::getxattr(path.as_c_str(), c"security.capability", &mut [0u8; 0]);
+            match size {
+                Ok(size) => Ok(size > 0),
+                Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(false),
+                Err(errno) => Err(kernel_errno(errno)),
+            }
+        })?;
+        let is_on_nosuid = || {
+            let flags = rustix::fs::statvfs(path.as_c_str()).map(|disk| disk.f_flag);
+            flags.is_ok_and(|flags| flags.contains(rustix::fs::StatVfsMountFlags::NOSUID))
+        };
+        Ok(Program {
+            mode: stat.st_mode,
+            owner: stat.st_uid,
+            has_capabilities: capability,
+            is_on_nosuid: (stat.st_mode & 0o6000 != 0 || capability) && is_on_nosuid(),
+        })
+    }
+
+    /// The path of that file, as its mounts have it.
+    pub(crate) fn program_name(self) -> Option<Vec<u8>> {
+        let path = self.proc("exe");
+        self.as_owner(|| read_link(CWD, path.as_c_str())).ok()
+    }
+
+    /// What anybody may know of the name of its program.
+    pub(crate) fn command_name(self) -> Vec<u8> {
+        let name = std::fs::read(format!("/proc/{}/comm", self.tid)).unwrap_or_default();
+        name.trim_ascii_end().to_vec()
+    }
+
+    /// Its effective user.
+    pub(crate) fn user(self) -> Option<u32> {
+        self.ids().map(|(uid, _)| uid)
+    }
+
+    /// Whether no program it executes can gain anything.
+    pub(crate) fn has_no_new_privs(self) -> bool {
+        self.status().is_some_and(|status| numbers(&status, "NoNewPrivs:").next() == Some(1))
+    }
+
     /// Whatever stands in the way of the quick look, the thread's end
     /// included, the one by name decides.
     fn link(self, link: Link) -> Result<Vec<u8>, Refusal> {
@@ -266,6 +312,16 @@ fn within_page(address: u64, wanted: usize) -> usize {
 fn numbers<'a>(status: &'a str, field: &str) -> impl Iterator<Item = u32> + use<'a> {
     let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("");
     line.split_ascii_whitespace().filter_map(|word| word.parse().ok())
+}
+
+/// A program's file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Program {
+    pub(crate) mode: u32,
+    pub(crate) owner: u32,
+    pub(crate) has_capabilities: bool,
+    /// Whether its mount takes the effect from set-id bits.
+    pub(crate) is_on_nosuid: bool,
 }
 
 /// A file, and how many names it has.

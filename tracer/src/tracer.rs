@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::{Command, Error, Interrupt, Marks, Outcome};
 
@@ -62,6 +63,8 @@ impl FromStr for Choice {
 pub struct Tracer {
     rule: Rule,
     reason: String,
+    /// What a stop was measured to cost.
+    stop: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,20 +105,23 @@ impl Tracer {
                 backend: "fanotify",
                 why: "this version does not have it; choose ptrace, inotify or off".to_owned(),
             }),
-            Choice::Ptrace => crate::run::probe().map(|()| asked_for(Backend::Ptrace)),
+            Choice::Ptrace => {
+                crate::run::probe().map(|stop| Tracer { stop, ..asked_for(Backend::Ptrace) })
+            }
             Choice::Auto => Ok(Tracer::best(crate::run::probe(), crate::marks::probe())),
         }
     }
 
-    fn best(ptrace: Result<(), Error>, inotify: Result<(), Error>) -> Tracer {
+    fn best(ptrace: Result<Duration, Error>, inotify: Result<(), Error>) -> Tracer {
+        let works = "it works here".to_owned();
         match (ptrace, inotify) {
-            (Ok(()), Ok(())) => {
-                Tracer::new(Rule::PtraceOr(Backend::Inotify), "it works here".to_owned())
+            (Ok(stop), Ok(())) => {
+                Tracer { stop, ..Tracer::new(Rule::PtraceOr(Backend::Inotify), works) }
             }
-            (Ok(()), Err(error)) => Tracer::new(
-                Rule::PtraceOr(Backend::Untraced),
-                format!("it works here, but {error}"),
-            ),
+            (Ok(stop), Err(error)) => {
+                let reason = format!("{works}, but {error}");
+                Tracer { stop, ..Tracer::new(Rule::PtraceOr(Backend::Untraced), reason) }
+            }
             (Err(error), Ok(())) => Tracer::new(Rule::Always(Backend::Inotify), error.to_string()),
             (Err(error), Err(other)) => {
                 Tracer::new(Rule::Always(Backend::Untraced), format!("{error}, and {other}"))
@@ -124,7 +130,15 @@ impl Tracer {
     }
 
     fn new(rule: Rule, reason: String) -> Tracer {
-        Tracer { rule, reason }
+        Tracer { rule, reason, stop: Duration::ZERO }
+    }
+
+    /// What an event of ptrace costs here, about: the stop was measured, and
+    /// resolving its names was found to take half as much again. Zero for other
+    /// backends.
+    #[must_use]
+    pub fn event_cost(&self) -> Duration {
+        self.stop * 3 / 2
     }
 
     /// Who is going to watch `command`.

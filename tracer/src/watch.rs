@@ -10,14 +10,18 @@
 //! 5. No process is left: the loop ends when none is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
+use crate::arch::Shape;
 use crate::error::{Errno, Error};
 use crate::filter::CLONE_UNTRACED;
 use crate::names::View;
-use crate::outcome::{Blindness, Stats, Touched};
+use crate::outcome::{Blindness, Denied, Stats, Touched};
 use crate::record::{Effect, Record, find, is_native};
+use crate::start::PROBED_CALLS;
 use crate::sys::trace::{self, Change, Diverted, Go, StoppedCall};
 use crate::tracee::Tracee;
+use crate::withheld::{Withheld, is_anything_withheld};
 
 /// What to be told about, and that everything dies with the tracer.
 const OPTIONS: i32 = libc::PTRACE_O_TRACESECCOMP
@@ -58,7 +62,40 @@ pub(crate) struct Watch {
     unlocked: BTreeMap<i32, StoppedCall>,
     /// Tracees that were seen and whose end was not.
     alive: BTreeSet<i32>,
+    /// Whether set-id programs gain nothing, that would if nobody watched.
+    withholds: bool,
+    denied: Denied,
+    pace: Pace,
     stats: Stats,
+}
+
+/// How quickly the first stops follow each other: the quickest few in a row,
+/// because other programs can only make them slower.
+#[derive(Default)]
+pub(crate) struct Pace {
+    since: Option<Instant>,
+    quickest: Option<Duration>,
+}
+
+impl Pace {
+    const IN_A_ROW: u64 = 8;
+
+    fn count(&mut self, events: u64) {
+        if events > PROBED_CALLS || !events.is_multiple_of(Self::IN_A_ROW) {
+            return;
+        }
+        let now = Instant::now();
+        if let Some(since) = self.since.replace(now) {
+            let took = now - since;
+            self.quickest = Some(self.quickest.map_or(took, |quickest| quickest.min(took)));
+        }
+    }
+
+    /// What a stop took; zero while nobody knows.
+    pub(crate) fn of_a_stop(&self) -> Duration {
+        let in_a_row = u32::try_from(Self::IN_A_ROW).unwrap_or(u32::MAX);
+        self.quickest.unwrap_or_default() / in_a_row
+    }
 }
 
 impl Watch {
@@ -79,6 +116,9 @@ impl Watch {
             diverted: BTreeMap::new(),
             unlocked: BTreeMap::new(),
             alive: BTreeSet::from([main]),
+            withholds: false,
+            denied: Denied::default(),
+            pace: Pace::default(),
             stats: Stats::default(),
         })
     }
@@ -112,13 +152,17 @@ impl Watch {
     }
 
     /// The answer, once nothing is left to watch.
-    pub(crate) fn finish(mut self) -> (Touched, Stats) {
+    pub(crate) fn finish(mut self) -> (Touched, Denied, Stats) {
         self.stats.from_cache = self.record.as_ref().map_or(0, Record::cache_hits);
         let touched = match (self.blind, self.record) {
             (Some(blindness), _) => Touched::Anything(blindness),
             (None, record) => Touched::Only(record.map(Record::into_touched).unwrap_or_default()),
         };
-        (touched, self.stats)
+        (touched, self.denied, self.stats)
+    }
+
+    pub(crate) fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// Kills every tracee: whoever should have done so is gone. An id that is
@@ -130,11 +174,6 @@ impl Watch {
                 crate::sys::child::kill(*tid);
             }
         }
-    }
-
-    /// Events that stopped at the filter so far.
-    pub(crate) fn events(&self) -> u64 {
-        self.stats.events
     }
 
     /// An exec by a thread other than the first takes over the first's id,
@@ -149,6 +188,7 @@ impl Watch {
         }
         if tid == self.main && self.record.is_none() {
             self.filters = Tracee::new(tid).filters();
+            self.withholds = is_anything_withheld(Tracee::new(tid));
             match View::of(tid, self.in_pid_namespace) {
                 Ok(view) => self.record = Some(Record::new(view)),
                 Err(error) => self.lose_sight(Blindness::Unresolved {
@@ -158,12 +198,29 @@ impl Watch {
                 }),
             }
         }
+        if self.withholds {
+            self.check_program(tid)?;
+        }
         stopped.resume(Go::On(0))
+    }
+
+    /// A program that should have become root and did not would fail in a way
+    /// that nobody understands.
+    fn check_program(&mut self, tid: i32) -> Result<(), Error> {
+        match Withheld::from(Tracee::new(tid)) {
+            Withheld::Nothing => Ok(()),
+            Withheld::Some(program) => {
+                self.denied.programs.insert(program);
+                Ok(())
+            }
+            Withheld::Root(program) => Err(Error::SetId { program }),
+        }
     }
 
     /// A call that may change the tree.
     fn on_call(&mut self, stopped: Stopped) -> Result<(), Error> {
         self.stats.events += 1;
+        self.pace.count(self.stats.events);
         if self.stats.events > self.budget {
             self.lose_sight(Blindness::Budget(self.budget));
         }
@@ -175,14 +232,18 @@ impl Watch {
         };
         let effect = match &mut self.record {
             Some(record) if self.blind.is_none() => record.add(tid, &call),
-            _ if is_escape(&call) => Effect::Escape,
-            _ => return stopped.resume(Go::On(0)),
+            _ => match find(&call).map(|(_, call)| call.shape) {
+                Some(Shape::Clone) => Effect::Escape,
+                Some(Shape::Trace(_)) => Effect::Trace,
+                _ => return stopped.resume(Go::On(0)),
+            },
         };
         match effect {
             Effect::Recorded => {
                 self.stats.resolved += 1;
                 self.unlocked.remove(&tid);
             }
+            Effect::Trace => self.denied.ptrace = true,
             Effect::Blind(blindness) => self.lose_sight(blindness),
             Effect::Locked(why) => return self.unlock(stopped, call, why),
             Effect::Escape => {
@@ -250,10 +311,6 @@ fn after_event_stop(signal: i32) -> Go {
         libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => Go::Listen,
         _ => Go::On(0),
     }
-}
-
-fn is_escape(call: &StoppedCall) -> bool {
-    find(call).is_some_and(|(_, call)| matches!(call.shape, crate::arch::Shape::Clone))
 }
 
 fn ignore_gone(answer: Result<(), Errno>) -> Result<(), Errno> {

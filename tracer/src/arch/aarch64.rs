@@ -37,6 +37,7 @@ pub(crate) static ABI: Abi = Abi {
         call(56, "openat", Shape::Open { at: Some(0), path: 1, flags: 2 }),
         call(88, "utimensat", path_at(0, UnlessFlagOrNull(3))),
         call(89, "acct", Shape::Blind),
+        call(117, "ptrace", Shape::Trace(0)),
         call(200, "bind", Shape::Bind { addr: 1, len: 2 }),
         call(220, "clone", Shape::Clone),
         call(224, "swapon", Shape::Blind),

@@ -22,6 +22,7 @@ pub(crate) static ABI: Abi = Abi {
         call(16, "lchown", path(0, Never)),
         call(21, "mount", Shape::Blind),
         call(22, "umount", Shape::Blind),
+        call(26, "ptrace", Shape::Trace(0)),
         call(30, "utime", path(0, Always)),
         call(38, "rename", Shape::Rename { old_at: None, old: 0, new_at: None, new: 1 }),
         call(39, "mkdir", path(0, Never)),

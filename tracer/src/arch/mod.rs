@@ -80,6 +80,9 @@ pub(crate) enum Shape {
     Chroot,
     /// A process that must not escape: the flag that asks for it is removed.
     Clone,
+    /// ptrace(2), if this argument asks to trace a process. The kernel refuses
+    /// it, since every process has us as its tracer.
+    Trace(Arg),
     /// Anything, from here on.
     Blind,
     /// Anything, if this argument has one of these bits.
@@ -106,6 +109,9 @@ pub(crate) enum Follow {
 /// is open for reading.
 pub(crate) const SUBVOLUME_IOCTLS: &[u32] =
     &[0x5000_9401, 0x5000_940e, 0x5000_940f, 0x5000_9417, 0x5000_9418, 0x5000_943f];
+
+/// `PTRACE_TRACEME`, `PTRACE_ATTACH` and `PTRACE_SEIZE`.
+pub(crate) const TRACE_REQUESTS: &[u32] = &[0, 16, 0x4206];
 
 /// `OPEN_TREE_CLONE`: what is below the descriptor has no path.
 pub(crate) const OPEN_TREE_CLONE: u32 = 1;

@@ -29,6 +29,7 @@ pub(crate) static ABI: Abi = Abi {
         call(92, "chown", path(0, Always)),
         call(93, "fchown", Shape::Fd(0)),
         call(94, "lchown", path(0, Never)),
+        call(101, "ptrace", Shape::Trace(0)),
         call(132, "utime", path(0, Always)),
         call(133, "mknod", path(0, Never)),
         call(155, "pivot_root", Shape::Blind),

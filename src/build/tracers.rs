@@ -1,0 +1,292 @@
+//! Who watches which RUN step.
+//!
+//! What is not asked for by a flag is a matter of cost alone: every backend
+//! that is chosen here tells all that changed, or that it cannot.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::time::{Duration, Instant};
+
+use snapshot::ImagePath;
+use tracer::{Choice, Tracer};
+
+use super::{Verify, Watch};
+use crate::dockerfile::{Instruction, Located};
+use crate::plan::{Plan, PlannedStage};
+use crate::report::{Explain as _, Failure};
+use crate::rootfs::Rootfs;
+
+/// `--run-tracer=STAGE:STEP=TRACER`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepTracer {
+    /// As given, for messages.
+    text: String,
+    /// A name or number; none is any.
+    stage: Option<String>,
+    step: Which,
+    tracer: Choice,
+}
+
+/// A step of a stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Which {
+    Any,
+    Number(usize),
+    /// An instruction that holds these words.
+    Words(String),
+}
+
+impl StepTracer {
+    /// Reads `STAGE:STEP`.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn parse(text: &str, tracer: Choice) -> Result<Self, String> {
+        let (stage, step) = text.split_once(':').ok_or("a step is named as STAGE:STEP=TRACER")?;
+        if stage.is_empty() || step.is_empty() {
+            return Err("STAGE and STEP may be *, but not empty".to_owned());
+        }
+        let stage = (stage != "*").then(|| stage.to_owned());
+        let step = match step {
+            "*" => Which::Any,
+            words => words.parse().map_or_else(|_| Which::Words(words.to_owned()), Which::Number),
+        };
+        Ok(Self { text: format!("{text}={tracer}"), stage, step, tracer })
+    }
+
+    fn names(&self, stage: &PlannedStage<'_>, number: usize, text: &str) -> bool {
+        let is_stage = self
+            .stage
+            .as_ref()
+            .is_none_or(|name| *name == stage.label || *name == stage.number.to_string());
+        is_stage
+            && match &self.step {
+                Which::Any => true,
+                Which::Number(wanted) => *wanted == number,
+                Which::Words(words) => text.contains(words.as_str()),
+            }
+    }
+}
+
+/// The backends of a build.
+#[derive(Debug)]
+pub(super) struct Tracers<'a> {
+    /// Nobody traces, whatever a step is.
+    walks: bool,
+    verifies: bool,
+    general: Tracer,
+    /// Whether the general one was left to the executor.
+    is_auto: bool,
+    steps: &'a [StepTracer],
+    /// Those that only some steps have.
+    special: BTreeMap<&'static str, Tracer>,
+    nobody: Tracer,
+    /// What looking at a path costs: measured once, when there is a tree.
+    per_path: OnceCell<Duration>,
+}
+
+/// Who watches one step.
+pub(super) struct Watcher<'a> {
+    pub(super) tracer: &'a Tracer,
+    /// Why it is another than for most steps.
+    pub(super) why: Option<String>,
+    /// Events after which a walk is cheaper.
+    pub(super) event_budget: u64,
+}
+
+impl<'a> Tracers<'a> {
+    /// Tries all backends that are asked for.
+    ///
+    /// # Errors
+    /// One of them does not work here.
+    pub(super) fn probe(watch: Watch, steps: &'a [StepTracer]) -> Result<Self, Failure> {
+        let (choice, verify) = match watch {
+            Watch::Trace { tracer, verify } => (tracer, verify),
+            Watch::Walk(_) => (Choice::Off, Verify::Off),
+        };
+        let general = probe(choice)?;
+        let mut special = BTreeMap::new();
+        for step in steps {
+            special.insert(name(step.tracer), probe(step.tracer)?);
+        }
+        tracing::info!("RUN steps: {}", general.describe());
+        Ok(Self {
+            walks: matches!(watch, Watch::Walk(_)),
+            verifies: verify != Verify::Off,
+            general,
+            is_auto: choice == Choice::Auto,
+            steps,
+            special,
+            nobody: probe(Choice::Off)?,
+            per_path: OnceCell::new(),
+        })
+    }
+
+    /// Refuses a flag for a step that does not exist: it would be ignored.
+    ///
+    /// # Errors
+    /// No RUN of the plan is meant by a `--run-tracer`.
+    pub(super) fn check(&self, plan: &Plan<'_>) -> Result<(), Failure> {
+        let is_meant = |step: &StepTracer| {
+            plan.stages.iter().any(|stage| {
+                let mut runs = (1..).zip(&stage.instructions).filter(|(_, it)| is_run(it));
+                runs.any(|(number, it)| step.names(stage, number, &it.text))
+            })
+        };
+        match self.steps.iter().find(|step| !is_meant(step)) {
+            None => Ok(()),
+            Some(step) => Err(Failure::new(format!(
+                "--run-tracer={}: no RUN of the stages that are built is this step",
+                step.text
+            ))
+            .hint("steps are numbered as the log shows them: [3/7] is step 3 of its stage")),
+        }
+    }
+
+    /// Who watches a step: the last flag that names it decides.
+    pub(super) fn of(
+        &self,
+        stage: &PlannedStage<'_>,
+        number: usize,
+        text: &str,
+        rootfs: &Rootfs,
+    ) -> Watcher<'_> {
+        let asked = self.steps.iter().rev().find(|step| step.names(stage, number, text));
+        let special = asked.and_then(|step| Some((step, self.special.get(name(step.tracer))?)));
+        if let Some((step, tracer)) = special {
+            let why = Some(format!("--run-tracer={}", step.text));
+            return Watcher { tracer, why, event_budget: u64::MAX };
+        }
+        let costs = self.costs(rootfs);
+        let watcher =
+            |tracer, why| Watcher { tracer, why, event_budget: costs.worthwhile_events() };
+        let may_walk = self.is_auto && !self.verifies && !self.walks;
+        match may_walk.then(|| writer_of_many(text)).flatten() {
+            Some(program) if costs.is_walk_cheaper(EVENTS_OF_MANY) => {
+                let entries = rootfs.index().len();
+                let why = format!(
+                    "{program} writes many files: looking at {entries} paths afterwards is cheaper"
+                );
+                watcher(&self.nobody, Some(why))
+            }
+            Some(_) | None => watcher(&self.general, None),
+        }
+    }
+
+    fn costs(&self, rootfs: &Rootfs) -> Costs {
+        let per_path = *self.per_path.get_or_init(|| cost_of_a_path(rootfs));
+        let entries = u32::try_from(rootfs.index().len()).unwrap_or(u32::MAX);
+        let costs = Costs { event: self.general.event_cost(), walk: per_path * entries };
+        tracing::debug!(?per_path, event = ?costs.event, "what looking and following cost here");
+        costs
+    }
+}
+
+fn probe(choice: Choice) -> Result<Tracer, Failure> {
+    Tracer::probe(choice).could_not(|| "watch RUN steps".to_owned()).map_err(|failure| {
+        failure.hint("use --run-tracer=auto, or =off to walk the file system after each step")
+    })
+}
+
+fn name(choice: Choice) -> &'static str {
+    match choice {
+        Choice::Auto => "auto",
+        Choice::Ptrace => "ptrace",
+        Choice::Inotify => "inotify",
+        Choice::Fanotify => "fanotify",
+        Choice::Off => "off",
+    }
+}
+
+fn is_run(instruction: &Located<Instruction>) -> bool {
+    matches!(instruction.node, Instruction::Run(_))
+}
+
+/// What watching and walking cost here, measured.
+#[derive(Debug, Clone, Copy)]
+struct Costs {
+    event: Duration,
+    walk: Duration,
+}
+
+impl Costs {
+    /// Fewer events than this are resolved in any case: names are worth something by themselves.
+    const LEAST_EVENTS: u64 = 2_000;
+    fn is_walk_cheaper(self, events: u32) -> bool {
+        self.walk < self.event * events
+    }
+
+    fn worthwhile_events(self) -> u64 {
+        let events = self.walk.as_nanos() / self.event.as_nanos().max(1);
+        u64::try_from(events).unwrap_or(u64::MAX).max(Self::LEAST_EVENTS)
+    }
+}
+
+/// What looking at a path takes: that of some, in groups of which the quickest counts, because
+/// other programs can only make them slower.
+fn cost_of_a_path(rootfs: &Rootfs) -> Duration {
+    const GROUP: usize = 32;
+    const GROUPS: usize = 4;
+    let every = (rootfs.index().len() / (GROUP * GROUPS)).max(1);
+    let paths: Vec<&ImagePath> =
+        rootfs.index().iter().step_by(every).map(|(path, _)| path).collect();
+    let root = rootfs.tree().path();
+    let look_at = |paths: &[&ImagePath]| {
+        let started = Instant::now();
+        for path in paths {
+            let _ = rustix::fs::lstat(root.join(OsStr::from_bytes(path.relative())));
+        }
+        started.elapsed() / u32::try_from(paths.len()).unwrap_or(u32::MAX)
+    };
+    paths.chunks(GROUP).map(look_at).min().unwrap_or_default()
+}
+
+/// As many events as unpacking or installing has at least; most have more.
+const EVENTS_OF_MANY: u32 = 10_000;
+
+/// Programs whose purpose is to write thousands of files.
+const WRITERS_OF_MANY: [&str; 21] = [
+    "apk", "apt", "apt-get", "bsdtar", "bundle", "composer", "conda", "cpio", "dnf", "dpkg",
+    "mamba", "microdnf", "npm", "pip", "pip3", "pnpm", "tar", "unzip", "yarn", "yum", "zypper",
+];
+
+/// The first such program that a step names.
+fn writer_of_many(text: &str) -> Option<&'static str> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let mut words = text.split(|c: char| !is_part(c));
+    words.find_map(|word| WRITERS_OF_MANY.iter().find(|program| **program == word)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_that_write_many_files_are_found_by_name() {
+        for (text, want) in [
+            ("RUN apt-get update && apt-get install -y git", Some("apt-get")),
+            ("RUN curl https://x/y.tar.gz | tar -xz", Some("tar")),
+            ("RUN [\"/usr/bin/npm\", \"ci\"]", Some("npm")),
+            ("RUN make start", None),
+            ("RUN cat /x.tar", None),
+        ] {
+            assert_eq!(writer_of_many(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn costs_decide() {
+        let (event, micros) = (Duration::from_micros(5), Duration::from_micros);
+        for (walk, is_cheaper, events) in [
+            (micros(400), true, 2_000),
+            (micros(49_999), true, 9_999),
+            (micros(90_000), false, 18_000),
+        ] {
+            let costs = Costs { event, walk };
+            assert_eq!(costs.is_walk_cheaper(EVENTS_OF_MANY), is_cheaper, "{walk:?}");
+            assert_eq!(costs.worthwhile_events(), events, "{walk:?}");
+        }
+    }
+}
