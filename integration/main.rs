@@ -17,6 +17,7 @@ mod tools;
 
 mod architecture;
 mod build_basic;
+mod cloud;
 mod command_line;
 mod errors;
 mod harness;

@@ -181,7 +181,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "compression",
     "compression-level",
     "context-sub-path",
-    "credential-helpers",
     "dryrun",
     "force-build-metadata",
     "git",
