@@ -17,6 +17,7 @@ mod tools;
 mod architecture;
 mod build_basic;
 mod command_line;
+mod deploy;
 mod errors;
 mod harness;
 mod hostile;
