@@ -71,6 +71,10 @@ pub struct CopyStep {
     pub chmod: Option<String>,
     /// `--exclude`.
     pub exclude: Vec<String>,
+    /// `--link`: the destination's path is made of directories, whatever the image has there.
+    pub link: bool,
+    /// `--parents`: the directories of a source come with it.
+    pub parents: bool,
     /// What only ADD has.
     pub add: Option<AddStep>,
 }

@@ -7,6 +7,7 @@ mod chmod;
 mod copy;
 mod output;
 mod run;
+mod selection;
 mod sources;
 mod workdir;
 

@@ -241,7 +241,7 @@ pub(super) fn split_last(path: &Path) -> (PathBuf, Option<CString>) {
     }
 }
 
-fn has_wildcard(part: &str) -> bool {
+pub(super) fn has_wildcard(part: &str) -> bool {
     let mut escaped = false;
     part.chars().any(|c| {
         let wild = !escaped && matches!(c, '*' | '?' | '[');
