@@ -21,6 +21,7 @@ mod build_basic;
 mod cloud;
 mod command_line;
 mod contexts;
+mod deploy;
 mod errors;
 mod harness;
 mod hostile;
