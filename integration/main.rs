@@ -30,5 +30,6 @@ mod registry_flags;
 mod registry_io;
 mod results;
 mod rough_steps;
+mod run_mounts;
 mod signals;
 mod verify;

@@ -15,6 +15,7 @@ mod copy_step;
 mod images;
 mod publish;
 mod roots;
+mod run_mounts;
 mod run_step;
 mod stage;
 mod tree;
@@ -37,6 +38,7 @@ use builder::Builder;
 use images::Images;
 pub use images::{NamedContext, NamedContexts};
 pub use publish::{Built, Outputs};
+pub use run_mounts::MountSources;
 use stage::Stages;
 use work::WorkDir;
 
@@ -61,6 +63,8 @@ pub struct Order {
     pub registry: Settings,
     /// Where the result goes.
     pub outputs: Outputs,
+    /// What the mounts of RUN steps are made of.
+    pub mounts: MountSources,
     /// How RUN steps are watched.
     pub watch: Watch,
     /// Where they run.

@@ -3,6 +3,7 @@
 mod credentials;
 mod outputs;
 mod registry;
+mod run_mounts;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -72,6 +73,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
     }
     let context = ContextSource::parse(&flags.context, &around.here)
         .map_err(|error| Failure::new(format!("--context: {error}")))?;
+    let kaniko_dir = kaniko_dir(flags, around);
     Ok(Order {
         context,
         dockerfile: flags.dockerfile.clone(),
@@ -88,7 +90,8 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             .parse()
             .map_err(|error| Failure::new(format!("--isolation: {error}")))?,
         force: flags.force.0,
-        kaniko_dir: kaniko_dir(flags, around),
+        mounts: run_mounts::sources(&flags.run_mounts, around, &kaniko_dir)?,
+        kaniko_dir,
         own_dirs: own_dirs(around),
         cleanup: switch(flags.cleanup.0, "KANIKO_CLEANUP", around)?,
         created: around.now.clone(),

@@ -2,6 +2,7 @@
 
 mod outputs;
 mod registry;
+mod run_mounts;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use super::gobool::GoBool;
 use crate::report::{LogFormat, Verbosity};
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
+pub(super) use run_mounts::RunMountFlags;
 
 /// Builds a container image from a Dockerfile, without a daemon, and pushes it.
 #[derive(Debug, Parser)]
@@ -133,6 +135,9 @@ pub(super) struct Flags {
     pub(super) registry: RegistryFlags,
 
     #[command(flatten)]
+    pub(super) run_mounts: RunMountFlags,
+
+    #[command(flatten)]
     pub(super) result: OutputFlags,
 }
 
@@ -173,7 +178,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "bucket",
     "cache",
     "cache-copy-layers",
-    "cache-dir",
     "cache-repo",
     "cache-run-layers",
     "cache-ttl",
@@ -192,7 +196,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "pre-cleanup",
     "preserve-context",
     "reproducible",
-    "secret",
     "single-snapshot",
     "skip-unused-stages",
     "whitelist-var-run",

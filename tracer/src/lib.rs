@@ -36,7 +36,9 @@ mod tracee;
 mod tracer;
 mod watch;
 
-pub use command::{CapSet, Command, Credentials, IdMap, IdMaps, Namespaces, Preparation, Setup};
+pub use command::{
+    CapSet, Command, Credentials, Hidden, IdMap, IdMaps, Namespaces, Preparation, Setup,
+};
 pub use error::{Errno, Error};
 pub use interrupt::Interrupt;
 pub use outcome::{Blindness, Outcome, Stats, Status, Touched, TouchedSet};
