@@ -28,7 +28,7 @@ impl Stages<'_, '_> {
         })?;
         let mounts = self.mounts(&step.mounts, &step.env)?;
         let made = make_own_dir(&step.dir, fold.root()?)?;
-        let rootfs = fold.root()?;
+        let (rootfs, marks) = fold.root_and_marks()?;
         let scratch = builder.work.scratch();
         let runner = Runner {
             tracer: builder.tracer,
@@ -39,7 +39,7 @@ impl Stages<'_, '_> {
         };
         builder.work.restore()?;
         let started = Instant::now();
-        let ran = run(&runner, rootfs, step, &who, mounts)
+        let ran = run(&runner, rootfs, marks, step, &who, mounts)
             .map_err(|error| run_failure(&error, step.argv.first().map_or("", String::as_str)))?;
         let took = started.elapsed();
         let recognized = fold.root_mut()?.recognize(&ran.restored);

@@ -1,5 +1,7 @@
 //! What can be typed. Names, short forms and defaults are kaniko's.
 
+mod context;
+mod layers;
 mod outputs;
 mod registry;
 mod run_mounts;
@@ -10,6 +12,8 @@ use clap::{Parser, Subcommand};
 
 use super::gobool::GoBool;
 use crate::report::{LogFormat, Verbosity};
+pub(super) use context::ContextFlags;
+pub(super) use layers::LayerFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
 pub(super) use run_mounts::RunMountFlags;
@@ -34,12 +38,12 @@ pub(super) struct Flags {
     #[arg(short = 'f', long, value_name = "PATH", default_value = "Dockerfile")]
     pub(super) dockerfile: String,
 
-    /// The build context: a directory, plain or as dir://PATH.
-    #[arg(short = 'c', long, value_name = "DIR", default_value = "/workspace/")]
-    pub(super) context: String,
+    #[command(flatten)]
+    pub(super) contexts: ContextFlags,
 
     /// A further context for FROM and COPY --from: NAME=DIR,
-    /// NAME=oci-layout://DIR[:TAG|@DIGEST] or NAME=docker-image://REFERENCE.
+    /// NAME=oci-layout://DIR[:TAG|@DIGEST], NAME=docker-image://REFERENCE, or
+    /// what --context takes.
     #[arg(long, value_name = "NAME=SOURCE", action = clap::ArgAction::Append)]
     pub(super) build_context: Vec<String>,
 
@@ -80,8 +84,8 @@ pub(super) struct Flags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) use_new_run: Option<GoBool>,
 
-    /// Who watches a RUN step: auto, ptrace or off (inotify and fanotify are not
-    /// in this version).
+    /// Who watches a RUN step: auto, ptrace, inotify (steps may use sudo, strace
+    /// and gdb) or off (fanotify is not in this version).
     #[arg(long, value_name = "TRACER")]
     pub(super) run_tracer: Option<String>,
 
@@ -139,6 +143,9 @@ pub(super) struct Flags {
 
     #[command(flatten)]
     pub(super) result: OutputFlags,
+
+    #[command(flatten)]
+    pub(super) layers: LayerFlags,
 }
 
 impl Flags {
@@ -181,24 +188,14 @@ pub(super) const NOT_YET: &[&str] = &[
     "cache-repo",
     "cache-run-layers",
     "cache-ttl",
-    "compressed-caching",
-    "compression",
-    "compression-level",
-    "context-sub-path",
     "credential-helpers",
     "dryrun",
-    "force-build-metadata",
     "git",
-    "ignore-path",
-    "ignore-var-run",
     "materialize",
     "no-push-cache",
     "pre-cleanup",
     "preserve-context",
-    "reproducible",
-    "single-snapshot",
     "skip-unused-stages",
-    "whitelist-var-run",
 ];
 
 #[cfg(test)]
@@ -237,7 +234,7 @@ mod tests {
         assert_eq!(flags.tar_path, Some(PathBuf::from("/t")));
         assert_eq!(flags.snapshot_mode.as_deref(), Some("redo"));
         assert_eq!(flags.destination, ["a", "b"]);
-        assert_eq!((flags.dockerfile.as_str(), flags.context.as_str()), ("F", "/c"));
+        assert_eq!((flags.dockerfile.as_str(), flags.contexts.context.as_str()), ("F", "/c"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod container;
 #[cfg(test)]
 pub(crate) mod crafted;
 mod exclusions;
+mod extract;
 mod inflate;
 mod isolation;
 mod mounts;
@@ -33,13 +34,12 @@ pub use archive::{Archive, ArchiveError, Member, MemberKind};
 pub use capabilities::missing_capabilities;
 pub use container::{Container, container};
 pub use exclusions::{Exclusions, mount_points};
+pub use extract::{ExtractError, Extracted, Extraction};
 pub use inflate::{Inflated, Packing, Sniffed, decoder, inflate, sniffed};
 pub use isolation::{Choice, Chosen, Isolation, IsolationError, UnknownIsolation, choose};
 pub(crate) use isolation::{HOSTNAME, enter};
 pub use mounts::{BindMount, MountPlan, MountPoints, Point};
 pub(crate) use mounts::{restore as restore_parent, time_of_parent, under};
-pub(crate) use parents::Parents;
-pub(crate) use place::Place;
 pub(crate) use relocate::relocate;
 pub use shown::Shown;
 pub use tree::{Metadata, Tree, names_in};
@@ -140,8 +140,20 @@ impl Rootfs {
     /// # Errors
     /// The tree cannot be read, or holds what no layer can.
     pub fn difference(&self, suspects: &Suspects) -> Result<Difference, RootfsError> {
+        self.difference_from(&self.index, suspects)
+    }
+
+    /// What changed since the tree was as `before` says, looking where the suspects say.
+    ///
+    /// # Errors
+    /// As [`Rootfs::difference`].
+    pub fn difference_from(
+        &self,
+        before: &Index,
+        suspects: &Suspects,
+    ) -> Result<Difference, RootfsError> {
         let exclusions = self.exclusions.for_snapshot();
-        Ok(snapshot::diff(self.tree.as_fd(), &self.index, suspects, &exclusions)?)
+        Ok(snapshot::diff(self.tree.as_fd(), before, suspects, &exclusions)?)
     }
 
     /// Takes note that these foreign paths were moved about, or their times set, and put back: where

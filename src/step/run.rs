@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use snapshot::{ImagePath, Suspects};
 use thiserror::Error;
-use tracer::{Command, Credentials, Hidden, Interrupt, Outcome, Touched, TouchedSet, Tracer};
+use tracer::{
+    Command, Credentials, Hidden, Interrupt, Marks, Outcome, Touched, TouchedSet, Tracer,
+};
 
 use super::mounts::{MountError, Mounts, Placed, Shows};
 use super::network::is_unreachable;
@@ -87,6 +90,7 @@ pub struct Ran {
 pub fn run(
     runner: &Runner<'_>,
     rootfs: &Rootfs,
+    marks: &mut Marks,
     step: &RunStep,
     who: &Identity,
     mounts: Mounts<'_>,
@@ -104,14 +108,14 @@ pub fn run(
                     shows.add_to(plan);
                     own_mounts(runner, rootfs, script, &mut points, plan)
                 });
-                command.and_then(|mut command| execute(runner, &mut command, who.uid))
+                command.and_then(|mut command| execute(runner, marks, &mut command, who.uid))
             });
             (ran, Ok(Vec::new()))
         }
         Isolation::InPlace => {
             let placed = Placed::place(mounted, rootfs, scratch, interrupt)?;
             let command = prepare(runner, rootfs, step, who, &env, |_, _, _| Ok(()));
-            let ran = command.and_then(|mut command| execute(runner, &mut command, who.uid));
+            let ran = command.and_then(|mut command| execute(runner, marks, &mut command, who.uid));
             (ran, placed.take_out())
         }
     };
@@ -120,11 +124,20 @@ pub fn run(
     let restored = restored?;
     let outcome = ran?;
     removed.map_err(|source| RunError::Prepare { what: "mount points again".into(), source })?;
-    let suspects = suspects(&outcome.touched);
+    let suspects = suspects(&outcome.touched, rootfs);
     Ok(Ran { outcome, suspects, restored })
 }
 
-fn execute(runner: &Runner<'_>, command: &mut Command, uid: u32) -> Result<Outcome, RunError> {
+fn execute(
+    runner: &Runner<'_>,
+    marks: &mut Marks,
+    command: &mut Command,
+    uid: u32,
+) -> Result<Outcome, RunError> {
+    let pick = runner.tracer.pick(command);
+    if pick.name() != runner.tracer.name() {
+        tracing::info!("This step: {pick}");
+    }
     let pipes = |source| RunError::Prepare { what: "pipes".to_owned(), source };
     let (stdout, out) = pass_on(Stream::Out).map_err(pipes)?;
     let (stderr, err) = pass_on(Stream::Err).map_err(pipes)?;
@@ -134,7 +147,7 @@ fn execute(runner: &Runner<'_>, command: &mut Command, uid: u32) -> Result<Outco
             .map_err(|errno| pipes(errno.into()))?;
     }
     (command.stdout, command.stderr) = (Some(stdout), Some(stderr));
-    let outcome = runner.tracer.run(command, runner.interrupt);
+    let outcome = runner.tracer.run_in(marks, command, runner.interrupt);
     // The readers see the end only when the last writer is gone.
     (command.stdout, command.stderr) = (None, None);
     for thread in [out, err] {
@@ -297,7 +310,7 @@ fn nul_free(text: &str) -> Result<CString, RunError> {
 }
 
 /// What the tracer names, as paths of the image.
-fn suspects(touched: &Touched) -> Suspects {
+fn suspects(touched: &Touched, rootfs: &Rootfs) -> Suspects {
     let Touched::Only(TouchedSet { paths, trees }) = touched else { return Suspects::Everything };
     let parse = |names: &BTreeSet<Vec<u8>>| -> Option<Vec<ImagePath>> {
         names.iter().map(|name| ImagePath::parse(name).ok()).collect()
@@ -306,7 +319,24 @@ fn suspects(touched: &Touched) -> Suspects {
     let (Some(paths), Some(trees)) = (parse(paths), parse(trees)) else {
         return Suspects::Everything;
     };
+    if paths.iter().any(|path| is_name_outside(path, rootfs)) {
+        return Suspects::Everything;
+    }
     Suspects::Only { paths, trees }
+}
+
+/// Whether an excluded path is one of several names of its file: the others may be in the image,
+/// and nobody looks at this one.
+fn is_name_outside(path: &ImagePath, rootfs: &Rootfs) -> bool {
+    let is_linked = || {
+        let stat = rustix::fs::lstat(
+            rootfs.tree().path().join(std::ffi::OsStr::from_bytes(path.relative())),
+        );
+        stat.is_ok_and(|stat| {
+            stat.st_nlink > 1 && !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir()
+        })
+    };
+    rootfs.exclusions().excludes(path) && is_linked()
 }
 
 #[cfg(test)]
