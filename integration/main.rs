@@ -20,6 +20,7 @@ mod architecture;
 mod build_basic;
 mod command_line;
 mod contexts;
+mod deploy;
 mod errors;
 mod harness;
 mod hostile;
