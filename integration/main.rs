@@ -35,6 +35,7 @@ mod registry_flags;
 mod registry_io;
 mod results;
 mod rough_steps;
+mod run_mounts;
 mod signals;
 mod tracers;
 mod verify;

@@ -4,6 +4,7 @@ mod context;
 mod layers;
 mod outputs;
 mod registry;
+mod run_mounts;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ pub(super) use context::ContextFlags;
 pub(super) use layers::LayerFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
+pub(super) use run_mounts::RunMountFlags;
 
 /// Builds a container image from a Dockerfile, without a daemon, and pushes it.
 #[derive(Debug, Parser)]
@@ -137,6 +139,9 @@ pub(super) struct Flags {
     pub(super) registry: RegistryFlags,
 
     #[command(flatten)]
+    pub(super) run_mounts: RunMountFlags,
+
+    #[command(flatten)]
     pub(super) result: OutputFlags,
 
     #[command(flatten)]
@@ -180,7 +185,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "bucket",
     "cache",
     "cache-copy-layers",
-    "cache-dir",
     "cache-repo",
     "cache-run-layers",
     "cache-ttl",
@@ -190,7 +194,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "no-push-cache",
     "pre-cleanup",
     "preserve-context",
-    "secret",
     "skip-unused-stages",
 ];
 
