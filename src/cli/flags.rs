@@ -4,6 +4,7 @@ mod context;
 mod layers;
 mod outputs;
 mod registry;
+mod run_mounts;
 mod tracer;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ pub(super) use context::ContextFlags;
 pub(super) use layers::LayerFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
+pub(super) use run_mounts::RunMountFlags;
 pub(super) use tracer::TracerFlags;
 
 /// Builds a container image from a Dockerfile, without a daemon, and pushes it.
@@ -116,6 +118,9 @@ pub(super) struct Flags {
     pub(super) registry: RegistryFlags,
 
     #[command(flatten)]
+    pub(super) run_mounts: RunMountFlags,
+
+    #[command(flatten)]
     pub(super) result: OutputFlags,
 
     #[command(flatten)]
@@ -154,18 +159,15 @@ pub(super) const NOT_YET: &[&str] = &[
     "bucket",
     "cache",
     "cache-copy-layers",
-    "cache-dir",
     "cache-repo",
     "cache-run-layers",
     "cache-ttl",
-    "credential-helpers",
     "dryrun",
     "git",
     "materialize",
     "no-push-cache",
     "pre-cleanup",
     "preserve-context",
-    "secret",
     "skip-unused-stages",
 ];
 

@@ -42,7 +42,9 @@ mod tracer;
 mod watch;
 mod withheld;
 
-pub use command::{CapSet, Command, Credentials, IdMap, IdMaps, Namespaces, Preparation, Setup};
+pub use command::{
+    CapSet, Command, Credentials, Hidden, IdMap, IdMaps, Namespaces, Preparation, Setup,
+};
 pub use error::{Errno, Error};
 pub use interrupt::Interrupt;
 pub use marks::Marks;
