@@ -21,6 +21,7 @@ mod run_step;
 mod stage;
 mod tracers;
 mod tree;
+mod verdict;
 mod work;
 
 use std::collections::BTreeMap;
@@ -79,6 +80,8 @@ pub struct Order {
     pub watch: Watch,
     /// Steps that are watched in another way.
     pub step_tracers: Vec<StepTracer>,
+    /// Whether ptrace looks at opened files twice.
+    pub strict: bool,
     /// Where they run.
     pub isolation: rootfs::Choice,
     /// Go on in place without a container.

@@ -6,6 +6,7 @@ use snapshot::{Difference, ImagePath, Suspects};
 use tracer::{Denied, Touched};
 
 use super::stage::{Fold, Stages, shown};
+use super::verdict::verdict;
 use super::{SnapshotMode, Verify, Watch};
 use crate::plan::{PlannedStage, RunStep, Step};
 use crate::report::{ExitStatus, Explain as _, Failure};
@@ -42,6 +43,7 @@ impl Stages<'_, '_> {
             interrupt: builder.interrupt,
             scratch: &scratch,
             event_budget: watcher.event_budget,
+            strict: builder.order.strict,
         };
         builder.work.restore()?;
         let started = Instant::now();
@@ -75,7 +77,8 @@ impl Stages<'_, '_> {
             paths.extend(made);
         }
         warn_of_mounts(&suspects, fold.root()?.exclusions());
-        let difference = self.after_run(&ran.outcome.touched, &suspects, fold)?;
+        let named = format!("[{number}/{}] {}", stage.instructions.len(), shown(&ready.text));
+        let difference = self.after_run(&ran.outcome.touched, &suspects, &named, fold)?;
         tracing::debug!(
             "the command took {took:?}: {} stops, {} events, {} resolved",
             ran.outcome.stats.stops,
@@ -90,6 +93,7 @@ impl Stages<'_, '_> {
         &self,
         touched: &Touched,
         suspects: &Suspects,
+        step: &str,
         fold: &mut Fold,
     ) -> Result<Difference, Failure> {
         let watch = self.builder.order.watch;
@@ -116,7 +120,7 @@ impl Stages<'_, '_> {
                     return Ok(traced);
                 }
                 let walked = compare(fold.root()?, &Suspects::Everything)?;
-                verdict(verify, traced, walked)
+                verdict(verify, step, fold.root()?.index(), traced, walked)
             }
         }
     }
@@ -195,32 +199,4 @@ fn warn_of_mounts(suspects: &Suspects, exclusions: &Exclusions) {
             }
         );
     }
-}
-
-/// Holds the trace against the walk.
-fn verdict(verify: Verify, traced: Difference, walked: Difference) -> Result<Difference, Failure> {
-    if traced.changes == walked.changes {
-        tracing::debug!("the walk found what the trace found: {} changes", traced.changes.len());
-        return Ok(traced);
-    }
-    let listed = |difference: &Difference| -> Vec<String> {
-        snapshot::listing::changes(&difference.changes).lines().map(str::to_owned).collect()
-    };
-    let (trace, walk) = (listed(&traced), listed(&walked));
-    let only = |these: &[String], those: &[String]| {
-        let missing = these.iter().filter(|line| !those.contains(line)).take(20).cloned();
-        missing.collect::<Vec<_>>().join("\n  ")
-    };
-    let told = format!(
-        "the trace and the walk differ\nfound by the walk only:\n  {}\nfound by the trace only:\n  {}",
-        only(&walk, &trace),
-        only(&trace, &walk)
-    );
-    if verify == Verify::Fail {
-        return Err(Failure::new(told).hint(
-            "this is a bug of the tracer; please report the step. --run-tracer=off avoids it",
-        ));
-    }
-    tracing::warn!("{told}");
-    Ok(walked)
 }

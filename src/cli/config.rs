@@ -94,6 +94,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         outputs,
         watch,
         step_tracers,
+        strict: flags.tracer.run_tracer_strict.0,
         isolation: flags
             .isolation
             .parse()

@@ -69,6 +69,8 @@ pub struct Runner<'a> {
     pub scratch: &'a Path,
     /// Events after which a walk is cheaper.
     pub event_budget: u64,
+    /// Whether ptrace looks at opened files twice.
+    pub strict: bool,
 }
 
 /// A command that ended.
@@ -178,6 +180,7 @@ fn prepare(
     command.credentials =
         Some(Credentials { uid: who.uid, gid: who.gid, groups: who.groups.clone() });
     command.event_budget = Some(runner.event_budget);
+    command.strict = runner.strict;
     let mut mounts = MountPlan { no_network: step.network_none, ..MountPlan::default() };
     mount(&mut mounts, runner, rootfs)?;
     if runner.isolation == Isolation::InPlace && step.network_none && !is_unreachable() {

@@ -1,7 +1,10 @@
 //! Runs a command and prints the paths it may have changed.
 //!
-//! `touched -- make install`. `--off` runs it without a tracer. `--stats` says
-//! what the run took. `--compare` runs it five times with and five times
+//! `touched -- make install`. `--backend=NAME` is who watches: ptrace (as is,
+//! without one), inotify, off, or auto. inotify marks every directory of the root
+//! file system, and takes the rights to mount and to open files by handle from
+//! the command, because it could not see what is done with them. `--stats` says
+//! what the run took. `--strict` looks at opened files twice. `--compare` runs it five times with and five times
 //! without the tracer, in turn, and says what each event cost: for commands
 //! that can be repeated. CPU time is the measure, because other programs
 //! disturb it least: that of the command and of the tracer together.
@@ -15,9 +18,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
-use tracer::{Choice, Command, Interrupt, Outcome, Stats, Touched, Tracer};
+use tracer::{CapSet, Choice, Command, Interrupt, Outcome, Stats, Touched, Tracer};
 
 const COMPARED_RUNS: u32 = 5;
+const CAP_DAC_READ_SEARCH: u32 = 2;
+const CAP_SYS_ADMIN: u32 = 21;
 
 /// One run of the command.
 struct Run {
@@ -38,13 +43,20 @@ type Answer<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let is_off = take(&mut args, "--off");
+    let backend = match take_backend(&mut args) {
+        Ok(backend) => backend,
+        Err(error) => {
+            eprintln!("touched: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let wants_stats = take(&mut args, "--stats");
+    let is_strict = take(&mut args, "--strict");
     let wants_comparison = take(&mut args, "--compare");
     take(&mut args, "--");
     let done = match wants_comparison {
-        true => compare(&args).map(|()| ExitCode::SUCCESS),
-        false => show(&args, if is_off { Choice::Off } else { Choice::Ptrace }, wants_stats),
+        true => compare(&args, backend).map(|()| ExitCode::SUCCESS),
+        false => show(&args, backend, is_strict, wants_stats),
     };
     done.unwrap_or_else(|error| {
         eprintln!("touched: {error}");
@@ -52,8 +64,8 @@ fn main() -> ExitCode {
     })
 }
 
-fn show(args: &[OsString], choice: Choice, wants_stats: bool) -> Answer<ExitCode> {
-    let run = run(args, choice)?;
+fn show(args: &[OsString], choice: Choice, is_strict: bool, wants_stats: bool) -> Answer<ExitCode> {
+    let run = run(args, choice, is_strict)?;
     print(&run.outcome.touched);
     if wants_stats {
         let Stats { stops, events, resolved, from_cache, unlocked, forks, cpu, .. } =
@@ -75,11 +87,11 @@ fn show(args: &[OsString], choice: Choice, wants_stats: bool) -> Answer<ExitCode
     Ok(ExitCode::from(u8::try_from(run.outcome.status.code()).unwrap_or(1)))
 }
 
-fn compare(args: &[OsString]) -> Answer<()> {
+fn compare(args: &[OsString], choice: Choice) -> Answer<()> {
     let (mut untraced, mut traced) = (None, None);
     for _ in 0..COMPARED_RUNS {
-        Least::update(&mut untraced, &run(args, Choice::Off)?);
-        Least::update(&mut traced, &run(args, Choice::Ptrace)?);
+        Least::update(&mut untraced, &run(args, Choice::Off, false)?);
+        Least::update(&mut traced, &run(args, choice, false)?);
     }
     let (untraced, traced) = untraced.zip(traced).ok_or("nothing was run")?;
     for (name, least) in [("untraced", &untraced), ("traced", &traced)] {
@@ -131,6 +143,16 @@ fn own_cpu() -> Duration {
     whole + Duration::from_nanos(time.tv_nsec.unsigned_abs())
 }
 
+/// `--backend=NAME`; ptrace where it is not given.
+fn take_backend(args: &mut Vec<OsString>) -> Result<Choice, tracer::UnknownChoice> {
+    let name = args.first().and_then(|arg| arg.to_str()?.strip_prefix("--backend="));
+    let choice = name.map_or(Ok(Choice::Ptrace), str::parse)?;
+    if name.is_some() {
+        args.remove(0);
+    }
+    Ok(choice)
+}
+
 fn take(args: &mut Vec<OsString>, flag: &str) -> bool {
     let is_there = args.first().is_some_and(|arg| arg == flag);
     if is_there {
@@ -139,7 +161,7 @@ fn take(args: &mut Vec<OsString>, flag: &str) -> bool {
     is_there
 }
 
-fn run(args: &[OsString], choice: Choice) -> Answer<Run> {
+fn run(args: &[OsString], choice: Choice, is_strict: bool) -> Answer<Run> {
     let program = args.first().ok_or("which command?")?;
     let argv: Result<Vec<_>, _> = args.iter().map(|arg| CString::new(arg.as_bytes())).collect();
     let mut command = Command::new(CString::new(program.as_bytes())?, argv?);
@@ -150,6 +172,10 @@ fn run(args: &[OsString], choice: Choice) -> Answer<Run> {
     command.cwd = CString::new(std::env::current_dir()?.into_os_string().into_vec())?;
     command.stdout = Some(std::io::stdout().as_fd().try_clone_to_owned()?);
     command.stderr = Some(std::io::stderr().as_fd().try_clone_to_owned()?);
+    command.strict = is_strict;
+    if choice == Choice::Inotify {
+        command.capabilities = Some(CapSet(!CapSet::of(&[CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN]).0));
+    }
     let tracer = Tracer::probe(choice)?;
     let (started, used) = (Instant::now(), own_cpu());
     let outcome = tracer.run(&command, &Interrupt::new())?;

@@ -43,6 +43,10 @@ pub struct Command {
     /// [`Anything`](crate::Touched::Anything): the point from which looking at
     /// the whole tree is cheaper. `None` never gives up.
     pub event_budget: Option<u64>,
+    /// Whether files that were opened are looked up again by their descriptor:
+    /// another thread may exchange a name between the stop and the kernel's look
+    /// at it. Costs a second stop for each such open. ptrace only.
+    pub strict: bool,
 }
 
 impl Command {
@@ -62,6 +66,7 @@ impl Command {
             stdout: None,
             stderr: None,
             event_budget: None,
+            strict: false,
         }
     }
 

@@ -4,7 +4,7 @@
 //! learned again by another thread's before the first has happened; so what
 //! was forgotten once is not learned again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 
 use crate::outcome::is_within;
@@ -14,7 +14,7 @@ use crate::outcome::is_within;
 #[derive(Debug, Default)]
 pub(crate) struct Directories {
     known: BTreeSet<Vec<u8>>,
-    volatile: BTreeSet<Vec<u8>>,
+    volatile: HashSet<Vec<u8>>,
 }
 
 impl Directories {
@@ -42,6 +42,11 @@ impl Directories {
     /// Every known name has its parents known, so that an unknown one has
     /// nothing known below.
     pub(crate) fn forget(&mut self, path: &[u8]) {
+        // Known or not: the call that makes us forget has not happened yet, and another thread could
+        // have us learn the name before it does.
+        if !self.volatile.contains(path) {
+            self.volatile.insert(path.to_vec());
+        }
         if !self.known.contains(path) {
             return;
         }
@@ -56,7 +61,6 @@ impl Directories {
         for known in below {
             self.known.remove(&known);
         }
-        self.volatile.insert(path.to_vec());
     }
 }
 
@@ -72,6 +76,9 @@ mod tests {
         }
         directories.forget(b"/a/b");
         directories.add(b"/a/b/c");
+        // Not known yet: by the time it is, the call may not have happened.
+        directories.forget(b"/e/f");
+        directories.add(b"/e/f/g");
         let known: Vec<_> =
             directories.known.iter().map(|p| p.escape_ascii().to_string()).collect();
         assert_eq!(known, ["/a", "/a/bc", "/d"]);

@@ -67,6 +67,15 @@ impl Record {
         noted.unwrap_or_else(|trouble| settle(trouble, call.name, tid))
     }
 
+    /// Records what a descriptor leads to that was just opened.
+    pub(crate) fn opened(&mut self, tid: i32, fd: i32) -> Effect {
+        let noted = match self.view.descriptor(Tracee::new(tid), fd) {
+            Ok(found) => Ok(self.insert_all(found.into_iter().collect())),
+            Err(trouble) => Err(trouble),
+        };
+        noted.unwrap_or_else(|trouble| settle(trouble, "open", tid))
+    }
+
     fn note(&mut self, call: &Call, event: &Event<'_>) -> Result<Effect, Trouble> {
         match call.shape {
             Shape::Blind | Shape::BlindIfBits(..) | Shape::BlindIfOneOf(..) => {

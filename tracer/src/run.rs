@@ -189,7 +189,8 @@ impl<'a> Run<'a> {
         let watch = match self.watched {
             true => {
                 let in_pid_namespace = self.command.namespaces.pid;
-                Some(Watch::attach(main, in_pid_namespace, self.command.event_budget)?)
+                let (budget, strict) = (self.command.event_budget, self.command.strict);
+                Some(Watch::attach(main, in_pid_namespace, budget, strict)?)
             }
             false => None,
         };

@@ -56,6 +56,10 @@ pub(crate) struct Watch {
     blind: Option<Blindness>,
     /// Filters that judge the command's calls at its start.
     filters: Option<u32>,
+    /// Whether opened files are looked up again by their descriptor.
+    strict: bool,
+    /// Tracees of which the end of an open is awaited.
+    opening: BTreeSet<i32>,
     /// Tracees that make a call of ours in place of their own.
     diverted: BTreeMap<i32, Diverted>,
     /// Tracees that were made readable, and have not been read since.
@@ -104,6 +108,7 @@ impl Watch {
         main: i32,
         in_pid_namespace: bool,
         budget: Option<u64>,
+        strict: bool,
     ) -> Result<Watch, Error> {
         trace::seize(main, OPTIONS).map_err(|errno| refused("PTRACE_SEIZE", main, errno))?;
         Ok(Watch {
@@ -113,6 +118,8 @@ impl Watch {
             record: None,
             blind: None,
             filters: None,
+            strict,
+            opening: BTreeSet::new(),
             diverted: BTreeMap::new(),
             unlocked: BTreeMap::new(),
             alive: BTreeSet::from([main]),
@@ -242,6 +249,10 @@ impl Watch {
             Effect::Recorded => {
                 self.stats.resolved += 1;
                 self.unlocked.remove(&tid);
+                if self.strict && opens(&call) {
+                    self.opening.insert(tid);
+                    return stopped.resume(Go::ToCallExit);
+                }
             }
             Effect::Trace => self.denied.ptrace = true,
             Effect::Blind(blindness) => self.lose_sight(blindness),
@@ -280,13 +291,29 @@ impl Watch {
         }
     }
 
-    /// The end of a call of ours: back to before the process's own.
+    /// The end of a call of ours: back to before the process's own. Or that of
+    /// an open.
     fn on_call_exit(&mut self, stopped: Stopped) -> Result<(), Error> {
+        if self.opening.remove(&stopped.0) {
+            self.look_up_opened(stopped.0);
+        }
         if let Some(diverted) = self.diverted.remove(&stopped.0) {
             let answer = trace::return_to_call(stopped.0, &diverted);
             ignore_gone(answer).map_err(|errno| refused("PTRACE_SETREGS", stopped.0, errno))?;
         }
         stopped.resume(Go::On(0))
+    }
+
+    fn look_up_opened(&mut self, tid: i32) {
+        let Ok(Some(fd)) = trace::answer(tid) else { return };
+        let Some(record) = self.record.as_mut() else { return };
+        match record.opened(tid, fd) {
+            Effect::Blind(blindness) => self.lose_sight(blindness),
+            Effect::Locked(why) => {
+                self.lose_sight(Blindness::Unresolved { call: "open", pid: tid, why });
+            }
+            Effect::Recorded | Effect::Escape | Effect::Trace => {}
+        }
     }
 
     /// The first reason stands.
@@ -299,6 +326,7 @@ impl Watch {
 
     fn drop_tid(&mut self, tid: i32) {
         self.alive.remove(&tid);
+        self.opening.remove(&tid);
         self.diverted.remove(&tid);
         self.unlocked.remove(&tid);
     }
@@ -311,6 +339,13 @@ fn after_event_stop(signal: i32) -> Go {
         libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => Go::Listen,
         _ => Go::On(0),
     }
+}
+
+/// Whether a call gives a descriptor for a file it was given a name of.
+fn opens(call: &StoppedCall) -> bool {
+    find(call).is_some_and(|(_, call)| {
+        matches!(call.shape, Shape::Open { .. } | Shape::OpenHow { .. }) || call.name == "creat"
+    })
 }
 
 fn ignore_gone(answer: Result<(), Errno>) -> Result<(), Errno> {

@@ -24,6 +24,12 @@ pub(super) fn watch(flags: &TracerFlags) -> Result<(Watch, Vec<StepTracer>), Fai
             "--verify-snapshot compares the trace with a walk, and nothing is traced here",
         ));
     }
+    if flags.run_tracer_strict.0 && (walks || matches!(tracer, Choice::Inotify | Choice::Fanotify))
+    {
+        return Err(Failure::new(
+            "--run-tracer-strict is for ptrace, and nothing is traced by it here",
+        ));
+    }
     let watch = match (mode, new_run) {
         (Some(_), _) if asked_for => {
             return Err(Failure::new(
@@ -120,6 +126,9 @@ mod tests {
             ("--verify-snapshot --run-tracer=off", None),
             ("--verify-snapshot --snapshot-mode=redo", None),
             ("--run-tracer=x", None),
+            ("--run-tracer-strict", traced(Choice::Auto, Verify::Off)),
+            ("--run-tracer-strict --run-tracer=inotify", None),
+            ("--run-tracer-strict --use-new-run=false", None),
             ("--run-tracer=3=ptrace", None),
             ("--run-tracer=a:3=x", None),
         ] {

@@ -18,6 +18,11 @@ pub(in crate::cli) struct TracerFlags {
     #[arg(long, value_name = "[STAGE:STEP=]TRACER", action = clap::ArgAction::Append)]
     pub(in crate::cli) run_tracer: Vec<String>,
 
+    /// Looks at each file that a step opens once more when it is open, so that no
+    /// thread can exchange its name meanwhile. Slower; ptrace only.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(in crate::cli) run_tracer_strict: GoBool,
+
     /// Walks after each RUN and compares: full, redo or time. Turns tracing off.
     #[arg(long, alias = "snapshotMode", value_name = "MODE")]
     pub(in crate::cli) snapshot_mode: Option<String>,

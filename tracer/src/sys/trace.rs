@@ -131,15 +131,30 @@ struct SyscallInfo {
 /// The call a tracee is stopped at by a filter; `None` if it is stopped
 /// elsewhere.
 pub(crate) fn stopped_call(tid: i32) -> Result<Option<StoppedCall>, Errno> {
-    const GET_SYSCALL_INFO: u32 = 0x420e;
     const SECCOMP_STOP: u8 = 3;
-    let mut info = SyscallInfo::default();
-    ptrace(GET_SYSCALL_INFO, tid, size_of::<SyscallInfo>(), (&raw mut info).addr())?;
+    let info = syscall_info(tid)?;
     Ok((info.op == SECCOMP_STOP).then_some(StoppedCall {
         arch: info.arch,
         number: info.number,
         args: info.args,
     }))
+}
+
+fn syscall_info(tid: i32) -> Result<SyscallInfo, Errno> {
+    const GET_SYSCALL_INFO: u32 = 0x420e;
+    let mut info = SyscallInfo::default();
+    ptrace(GET_SYSCALL_INFO, tid, size_of::<SyscallInfo>(), (&raw mut info).addr())?;
+    Ok(info)
+}
+
+/// What the call answered at whose end a tracee is stopped; `None` if it was
+/// refused, or if the tracee is stopped elsewhere.
+pub(crate) fn answer(tid: i32) -> Result<Option<i32>, Errno> {
+    const EXIT_STOP: u8 = 2;
+    let info = syscall_info(tid)?;
+    // The exit variant has the answer where the others have the number.
+    let answer = info.number.cast_signed();
+    Ok((info.op == EXIT_STOP && answer >= 0).then_some(super::int(answer)))
 }
 
 /// Reads another process's memory; fewer bytes than asked for if not all of
