@@ -1,9 +1,11 @@
 //! The choice of a backend, and the way into it.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::marks::Kind;
 use crate::{Command, Error, Interrupt, Marks, Outcome};
 
 /// Who is asked to watch a command.
@@ -85,6 +87,7 @@ pub struct Pick {
 enum Backend {
     Ptrace,
     Inotify,
+    Fanotify,
     Untraced,
 }
 
@@ -97,14 +100,22 @@ impl Tracer {
     /// [`Error::NotAvailable`] if it does not; never for
     /// [`Auto`](Choice::Auto), which then watches nothing.
     pub fn probe(choice: Choice) -> Result<Tracer, Error> {
+        Tracer::probe_on(choice, Path::new("/"))
+    }
+
+    /// As [`probe`](Tracer::probe), for trees on the file system of `root`:
+    /// not every file system can be marked by fanotify.
+    ///
+    /// # Errors
+    /// As [`probe`](Tracer::probe).
+    pub fn probe_on(choice: Choice, root: &Path) -> Result<Tracer, Error> {
         let asked_for = |backend| Tracer::new(Rule::Always(backend), "asked for".to_owned());
         match choice {
             Choice::Off => Ok(asked_for(Backend::Untraced)),
             Choice::Inotify => crate::marks::probe().map(|()| asked_for(Backend::Inotify)),
-            Choice::Fanotify => Err(Error::NotAvailable {
-                backend: "fanotify",
-                why: "this version does not have it; choose ptrace, inotify or off".to_owned(),
-            }),
+            Choice::Fanotify => {
+                crate::marks::probe_file_system(root).map(|()| asked_for(Backend::Fanotify))
+            }
             Choice::Ptrace => {
                 crate::run::probe().map(|stop| Tracer { stop, ..asked_for(Backend::Ptrace) })
             }
@@ -175,12 +186,12 @@ impl Tracer {
         command: &Command,
         interrupt: &Interrupt,
     ) -> Result<Outcome, Error> {
+        let unwatched = |command| crate::run::run(false, command, interrupt);
         match self.pick(command).backend {
             Backend::Ptrace => crate::run::run(true, command, interrupt),
-            Backend::Untraced => crate::run::run(false, command, interrupt),
-            Backend::Inotify => {
-                marks.listen(command, || crate::run::run(false, command, interrupt))
-            }
+            Backend::Untraced => unwatched(command),
+            Backend::Inotify => marks.listen(Kind::Directories, command, || unwatched(command)),
+            Backend::Fanotify => marks.listen(Kind::FileSystem, command, || unwatched(command)),
         }
     }
 
@@ -220,6 +231,7 @@ impl Backend {
         match self {
             Backend::Ptrace => "ptrace",
             Backend::Inotify => "inotify",
+            Backend::Fanotify => "fanotify",
             Backend::Untraced => "off",
         }
     }

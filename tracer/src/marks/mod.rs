@@ -1,4 +1,5 @@
-//! The inotify backend: marks on the directories of one tree.
+//! The inotify backend: marks on the directories of one tree. And, in
+//! `handles`, that of fanotify: one mark on the file system.
 //!
 //! # What a mark tells
 //!
@@ -27,6 +28,7 @@
 //! where it is by an event in a directory whose path is right, and so the file
 //! is in that tree.
 
+mod handles;
 mod notes;
 mod place;
 #[cfg(test)]
@@ -105,19 +107,20 @@ impl Marks {
     /// it touched.
     pub(crate) fn listen(
         &mut self,
+        kind: Kind,
         command: &Command,
         body: impl FnOnce() -> Result<Outcome, Error>,
     ) -> Result<Outcome, Error> {
         let blind =
             |touched| move |outcome| Outcome { touched: Touched::Anything(touched), ..outcome };
-        if let Some(why) = what_marks_cannot_see(command) {
+        if let Some(why) = what_marks_cannot_see(command).filter(|_| kind == Kind::Directories) {
             return body().map(blind(Blindness::Unwatchable(why)));
         }
-        let placed = match self.refresh() {
+        let placed = match self.refresh(kind) {
             Ok(placed) => placed,
             Err(why) => return body().map(blind(why)),
         };
-        let queue = Queue::of(&placed.queue).map_err(|errno| call("dup", errno))?;
+        let queue = placed.events().map_err(|errno| call("dup", errno))?;
         let (outcome, notes) = listening(queue, body)?;
         let events = notes.events();
         let touched = placed.settle(notes);
@@ -127,14 +130,14 @@ impl Marks {
     }
 
     /// Takes in what happened to the tree since the last command.
-    fn refresh(&mut self) -> Result<&mut Placed, Blindness> {
-        let current = match self.placed.take() {
+    fn refresh(&mut self, kind: Kind) -> Result<&mut Placed, Blindness> {
+        let current = match self.placed.take().filter(|placed| placed.kind() == kind) {
             Some(placed) => placed.refreshed()?,
             None => None,
         };
         let placed = match current {
             Some(placed) => placed,
-            None => Placed::on(&self.root)?,
+            None => Placed::on(&self.root, kind)?,
         };
         Ok(self.placed.insert(placed))
     }
@@ -153,6 +156,23 @@ impl Marks {
             Touched::Anything(why) => Touched::Anything(why),
         }
     }
+}
+
+/// What is marked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Each directory, by inotify.
+    Directories,
+    /// The file system, by fanotify.
+    FileSystem,
+}
+
+/// Finds out whether the file system of `directory` can be marked as a whole.
+pub(crate) fn probe_file_system(directory: &Path) -> Result<(), Error> {
+    let unavailable = |why| Error::NotAvailable { backend: "fanotify", why };
+    let top = std::fs::File::open(directory)
+        .map_err(|error| unavailable(format!("open({:?}): {error}", directory.display())))?;
+    place::marked_file_system(&top.into()).map(drop).map_err(unavailable)
 }
 
 /// Finds out whether a mark tells of a write.

@@ -2,12 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::inotify::{Event, ReadFlags, Reader};
 use rustix::io::Errno;
 
 use super::Paths;
+use super::handles::{self, Files, Handles};
 use crate::outcome::{Blindness, Touched, TouchedSet};
 use crate::sys;
 
@@ -18,13 +20,18 @@ type Name = (i32, Box<[u8]>);
 pub(super) struct Queue {
     fd: OwnedFd,
     buffer: Box<[MaybeUninit<u8>]>,
+    /// Those of fanotify name directories and files by handle.
+    handles: Option<(Arc<Mutex<Handles>>, Files)>,
 }
 
 impl Queue {
     const SIZE: usize = 128 << 10;
 
-    pub(super) fn of(queue: &OwnedFd) -> Result<Queue, crate::Errno> {
-        Ok(Queue { fd: sys::duplicate(queue)?, buffer: Queue::buffer() })
+    pub(super) fn of(
+        queue: &OwnedFd,
+        handles: Option<(Arc<Mutex<Handles>>, Files)>,
+    ) -> Result<Queue, crate::Errno> {
+        Ok(Queue { fd: sys::duplicate(queue)?, buffer: Queue::buffer(), handles })
     }
 
     pub(super) fn buffer() -> Box<[MaybeUninit<u8>]> {
@@ -34,19 +41,53 @@ impl Queue {
     /// Takes in all events that are there; answers how many.
     pub(super) fn read(&mut self, notes: &mut Notes) -> u64 {
         let before = notes.events;
-        let mut events = Reader::new(self.fd.as_fd(), &mut self.buffer);
-        loop {
-            match events.next() {
-                Ok(event) => notes.take(&event),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return notes.events - before,
-                Err(errno) => {
-                    let why = format!("read: {}", crate::Errno(errno.raw_os_error()));
-                    notes.lose_sight(Blindness::Marks(why));
-                    notes.is_incomplete = true;
-                    return notes.events - before;
-                }
+        let end = match &mut self.handles {
+            None => read_marks(&self.fd, &mut self.buffer, notes),
+            Some((handles, files)) => {
+                notes.sees_outside = true;
+                let mut handles = handles.lock().unwrap_or_else(PoisonError::into_inner);
+                read_handles(&self.fd, &mut self.buffer, &mut handles, files, notes)
             }
+        };
+        if let Err(errno) = end {
+            let why = format!("read: {}", crate::Errno(errno.raw_os_error()));
+            notes.lose_sight(Blindness::Marks(why));
+            notes.is_incomplete = true;
+        }
+        notes.events - before
+    }
+}
+
+fn read_marks(
+    fd: &OwnedFd,
+    buffer: &mut [MaybeUninit<u8>],
+    notes: &mut Notes,
+) -> Result<(), Errno> {
+    let mut events = Reader::new(fd, buffer);
+    loop {
+        match events.next() {
+            Ok(event) => notes.take(&event),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(()),
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+fn read_handles(
+    fd: &OwnedFd,
+    buffer: &mut [MaybeUninit<u8>],
+    handles: &mut Handles,
+    files: &mut Files,
+    notes: &mut Notes,
+) -> Result<(), Errno> {
+    loop {
+        match handles::read(fd, buffer) {
+            Ok(bytes) if handles::take(bytes, handles, files, notes) => {}
+            Ok(_) => return Err(Errno::BADMSG),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(()),
+            Err(errno) => return Err(errno),
         }
     }
 }
@@ -73,6 +114,9 @@ pub(super) struct Notes {
     blind: Option<Unseen>,
     /// Whether events were lost, so that nobody knows where directories are.
     is_incomplete: bool,
+    /// Whether there are events of directories outside the tree, or in new
+    /// ones, which are reported as trees.
+    sees_outside: bool,
     events: u64,
 }
 
@@ -89,12 +133,26 @@ impl Notes {
         self.events
     }
 
-    fn take(&mut self, event: &Event<'_>) {
+    pub(super) fn count(&mut self) {
         self.events += 1;
+    }
+
+    /// Events were lost.
+    pub(super) fn overflow(&mut self) {
+        self.is_incomplete = true;
+        self.lose_sight(Blindness::QueueOverflow);
+    }
+
+    /// The metadata of a marked directory itself was set.
+    pub(super) fn own(&mut self, directory: i32) {
+        self.selves.insert(directory);
+    }
+
+    fn take(&mut self, event: &Event<'_>) {
+        self.count();
         let what = event.events();
         if what.contains(ReadFlags::QUEUE_OVERFLOW) {
-            self.is_incomplete = true;
-            return self.lose_sight(Blindness::QueueOverflow);
+            return self.overflow();
         }
         if what.contains(ReadFlags::UNMOUNT) {
             self.is_incomplete = true;
@@ -104,12 +162,22 @@ impl Notes {
             return self.gone.push(event.wd());
         }
         match event.file_name() {
-            None => drop(self.selves.insert(event.wd())),
-            Some(name) => self.entry(event.wd(), name.to_bytes(), what, event.cookie()),
+            None => self.own(event.wd()),
+            Some(name) => self.entry(event.wd(), name.to_bytes(), what, event.cookie(), true),
         }
     }
 
-    fn entry(&mut self, wd: i32, name: &[u8], what: ReadFlags, cookie: u32) {
+    /// An entry of a directory. `may_link` is whether a name that comes may be
+    /// that of an old file, and what happens in a directory that comes is
+    /// unseen.
+    pub(super) fn entry(
+        &mut self,
+        wd: i32,
+        name: &[u8],
+        what: ReadFlags,
+        cookie: u32,
+        may_link: bool,
+    ) {
         if self.blind.is_none() {
             let names = self.names.entry(wd).or_default();
             if !names.contains(name) {
@@ -124,8 +192,8 @@ impl Notes {
         }
         let entry: Name = (wd, name.into());
         match (is_structure, what.contains(ReadFlags::ISDIR)) {
-            (true, true) => self.directory(entry, what),
-            (true, false) => self.file(entry, what, cookie),
+            (true, true) => self.directory(entry, what, may_link),
+            (true, false) => self.file(entry, what, cookie, may_link),
             (false, _) => self.change(entry),
         }
     }
@@ -142,8 +210,8 @@ impl Notes {
 
     /// A directory that was made has no mark, and no other can come from
     /// outside.
-    fn directory(&mut self, entry: Name, what: ReadFlags) {
-        if what.contains(ReadFlags::CREATE) {
+    fn directory(&mut self, entry: Name, what: ReadFlags, may_link: bool) {
+        if what.contains(ReadFlags::CREATE) && may_link {
             self.suspect_link(entry.clone());
         }
         if !what.contains(ReadFlags::DELETE) {
@@ -151,9 +219,11 @@ impl Notes {
         }
     }
 
-    fn file(&mut self, entry: Name, what: ReadFlags, cookie: u32) {
+    fn file(&mut self, entry: Name, what: ReadFlags, cookie: u32, may_link: bool) {
         if what.contains(ReadFlags::CREATE) {
-            self.came.insert(entry, false);
+            if may_link {
+                self.came.insert(entry, false);
+            }
         } else if what.contains(ReadFlags::MOVED_FROM) {
             self.under_way.insert(cookie, self.came.get(&entry).copied());
             self.lose(entry, true);
@@ -183,7 +253,7 @@ impl Notes {
         }
     }
 
-    fn lose_sight(&mut self, blindness: Blindness) {
+    pub(super) fn lose_sight(&mut self, blindness: Blindness) {
         // Worse than a name that came and went.
         if !matches!(self.blind, Some(Unseen::Other(_))) {
             self.blind = Some(Unseen::Other(blindness));
@@ -192,13 +262,16 @@ impl Notes {
 
     /// Says the same with the paths that the marks had at first.
     pub(super) fn conclude(self, paths: &Paths) -> Concluded {
-        let trees: Option<Vec<_>> = self.trees.iter().map(|name| path_of(paths, name)).collect();
+        let told = Told { paths, sees_outside: self.sees_outside };
+        let trees = told.trees(&self.trees);
         let touched = match self.blind {
             Some(Unseen::Other(why)) => Touched::Anything(why),
-            Some(Unseen::Link(name)) => {
-                Touched::Anything(Blindness::UnseenLink(path_of(paths, &name).unwrap_or_default()))
+            Some(Unseen::Link((dir, name))) => {
+                let dir = paths.get(&dir).map_or(b"(new directory)".as_slice(), Vec::as_slice);
+                Touched::Anything(Blindness::UnseenLink(join(dir, &name)))
             }
-            None => touched(paths, &self.names, &self.selves, trees.as_deref())
+            None => told
+                .touched(&self.names, &self.selves, trees.as_deref())
                 .map_or_else(|| Touched::Anything(unknown_mark()), Touched::Only),
         };
         Concluded { touched, stale: trees.filter(|_| !self.is_incomplete), gone: self.gone }
@@ -214,26 +287,49 @@ pub(super) struct Concluded {
     pub(super) gone: Vec<i32>,
 }
 
-fn touched(
-    paths: &Paths,
-    names: &HashMap<i32, HashSet<Box<[u8]>>>,
-    selves: &HashSet<i32>,
-    trees: Option<&[Vec<u8>]>,
-) -> Option<TouchedSet> {
-    let mut set = TouchedSet::default();
-    for (wd, names) in names {
-        let dir = paths.get(wd)?;
-        set.paths.extend(names.iter().map(|name| join(dir, name)));
-    }
-    for wd in selves {
-        set.paths.insert(paths.get(wd)?.clone());
-    }
-    set.trees.extend(trees?.iter().cloned());
-    Some(set)
+/// Directories by their paths.
+struct Told<'a> {
+    paths: &'a Paths,
+    sees_outside: bool,
 }
 
-fn path_of(paths: &Paths, (wd, name): &Name) -> Option<Vec<u8>> {
-    paths.get(wd).map(|dir| join(dir, name))
+impl Told<'_> {
+    /// The path of a directory; `None` where there should be one, `Some(None)` outside the tree.
+    fn directory(&self, number: i32) -> Option<Option<&Vec<u8>>> {
+        match self.paths.get(&number) {
+            Some(path) => Some(Some(path)),
+            None => self.sees_outside.then_some(None),
+        }
+    }
+
+    fn trees(&self, names: &HashSet<Name>) -> Option<Vec<Vec<u8>>> {
+        let mut trees = Vec::new();
+        for (dir, name) in names {
+            if let Some(dir) = self.directory(*dir)? {
+                trees.push(join(dir, name));
+            }
+        }
+        Some(trees)
+    }
+
+    fn touched(
+        &self,
+        names: &HashMap<i32, HashSet<Box<[u8]>>>,
+        selves: &HashSet<i32>,
+        trees: Option<&[Vec<u8>]>,
+    ) -> Option<TouchedSet> {
+        let mut set = TouchedSet::default();
+        for (dir, names) in names {
+            if let Some(dir) = self.directory(*dir)? {
+                set.paths.extend(names.iter().map(|name| join(dir, name)));
+            }
+        }
+        for dir in selves {
+            set.paths.extend(self.directory(*dir)?.cloned());
+        }
+        set.trees.extend(trees?.iter().cloned());
+        Some(set)
+    }
 }
 
 fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {

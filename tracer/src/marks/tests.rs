@@ -29,12 +29,16 @@ impl Watched {
     }
 
     fn run(&mut self, script: &str) -> String {
+        self.run_with(Choice::Inotify, script)
+    }
+
+    fn run_with(&mut self, choice: Choice, script: &str) -> String {
         let argv = [c"sh".into(), c"-c".into(), CString::new(script).expect("no zero")];
         let mut command = Command::new(c"/bin/sh".into(), argv.to_vec());
         command.cwd = CString::new(self.dir.path().as_os_str().as_bytes()).expect("no zero");
         command.envp = vec![c"PATH=/usr/bin:/bin".into()];
         command.capabilities = Some(CapSet::CONTAINER_DEFAULT);
-        let tracer = Tracer::probe(Choice::Inotify).expect("inotify");
+        let tracer = Tracer::probe_on(choice, self.dir.path()).expect("a backend");
         let outcome = tracer.run_in(&mut self.marks, &command, &Interrupt::new());
         let outcome = outcome.expect("it runs");
         assert!(outcome.status.success(), "{script}: {}", outcome.status);
@@ -135,5 +139,43 @@ fn who_may_mount_or_open_by_handle_is_not_watched() {
         command.capabilities = Some(CapSet::of(&[number]));
         let why = super::what_marks_cannot_see(&command).expect("a reason");
         assert!(why.contains(want), "{why}");
+    }
+}
+
+#[test]
+fn a_mark_on_the_file_system_tells_more() {
+    for (script, want) in [
+        ("cat a d/b d/e/c >/dev/null", ""),
+        ("echo new > d/f", "/d/f"),
+        ("chmod 700 d", "/d"),
+        ("chmod 700 .", "/"),
+        ("mv d g; echo new > g/e/c", "/d /d/e/c /g /d/** /g/**"),
+        ("cp a a.new; mv a.new a", "/a /a.new"),
+        ("echo > d/t; rm d/t", "/d/t"),
+        ("mkdir n; echo > n/x; rm -r n", "/n /n/**"),
+        ("mkdir -p n/m; mv a n/m; mv d n", "/a /d /n /d/** /n/**"),
+        ("ln a d/x; echo new > d/x; rm d/x", UNSEEN),
+        ("mkdir n; ln a n/x; echo new > n/x; rm -r n", UNSEEN),
+        ("mkdir n; ln a n/x; echo new > n/x", "/n /n/**"),
+        ("mkdir -p n/m; ln a n/m/x; chmod 600 n/m/x; rm -r n", UNSEEN),
+        ("echo 1 > d/x; ln d/x d/y; echo 2 > d/y; rm d/y", "/d/x /d/y"),
+        ("mkdir work", "inotify lost sight"),
+    ] {
+        let told = Watched::new().run_with(Choice::Fanotify, script);
+        let is_right = match want {
+            UNSEEN | "inotify lost sight" => told.contains(want),
+            want => told == want,
+        };
+        assert!(is_right, "{script}: {told}");
+    }
+    for (between, script, want) in [
+        ("mkdir -p n/m", "echo new > n/m/x", "/n/m/x"),
+        ("mv d t; mkdir d; mv t d/e", "echo new > d/e/e/c; echo new > d/x", "/d/e/e/c /d/x"),
+        ("rm -r d; mkdir d", "echo new > d/b", "/d/b"),
+    ] {
+        let mut tree = Watched::new();
+        tree.run_with(Choice::Fanotify, ":");
+        tree.run_with(Choice::Fanotify, between);
+        assert_eq!(tree.run_with(Choice::Fanotify, script), want, "{between}");
     }
 }
