@@ -9,6 +9,7 @@
 mod base;
 mod craft;
 mod executor;
+mod git;
 mod https;
 mod image;
 mod pod;
@@ -21,6 +22,7 @@ mod build_basic;
 mod command_line;
 mod contexts;
 mod errors;
+mod git_contexts;
 mod harness;
 mod hostile;
 mod isolation;

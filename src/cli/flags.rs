@@ -186,7 +186,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "cache-ttl",
     "credential-helpers",
     "dryrun",
-    "git",
     "materialize",
     "no-push-cache",
     "pre-cleanup",
