@@ -5,6 +5,7 @@ mod credentials;
 mod layers;
 mod outputs;
 mod registry;
+mod run_mounts;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -74,6 +75,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
     }
     let registry = registry::registry(&flags.registry, around)?;
     let source = context::source(&flags.contexts, around)?;
+    let kaniko_dir = kaniko_dir(flags, around);
     Ok(Order {
         access: context::access(&source, &registry, around),
         context: source,
@@ -95,7 +97,8 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             .parse()
             .map_err(|error| Failure::new(format!("--isolation: {error}")))?,
         force: flags.force.0,
-        kaniko_dir: kaniko_dir(flags, around),
+        mounts: run_mounts::sources(&flags.run_mounts, around, &kaniko_dir)?,
+        kaniko_dir,
         own_dirs: own_dirs(around),
         cleanup: switch(flags.cleanup.0, "KANIKO_CLEANUP", around)?,
         layers,
