@@ -1,9 +1,11 @@
 //! What was meant: an [`Order`] for the build, made of flags and environment in this one place.
 
+mod context;
 mod credentials;
 mod layers;
 mod outputs;
 mod registry;
+mod run_mounts;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,7 +13,6 @@ use std::path::{Path, PathBuf};
 
 use super::flags::Flags;
 use crate::build::{NamedContext, NamedContexts, Order, SnapshotMode, Verify, Watch};
-use crate::context::ContextSource;
 use crate::image::Platform;
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::{Container, container};
@@ -69,13 +70,15 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             .map_err(|error| Failure::new(format!("--custom-platform={text}: {error}")))?,
     };
     refuse_variables(around)?;
-    if flags.context.is_empty() {
+    if flags.contexts.context.is_empty() {
         return Err(Failure::new("--context is empty: name a directory"));
     }
-    let context = ContextSource::parse(&flags.context, &around.here)
-        .map_err(|error| Failure::new(format!("--context: {error}")))?;
+    let registry = registry::registry(&flags.registry, around)?;
+    let kaniko_dir = kaniko_dir(flags, around);
     Ok(Order {
-        context,
+        context: context::source(&flags.contexts, &around.here)?,
+        context_sub_path: flags.contexts.context_sub_path.clone(),
+        access: context::access(&registry),
         dockerfile: flags.dockerfile.clone(),
         here: around.here.clone(),
         contexts: contexts(&flags.build_context, &around.here)?,
@@ -85,7 +88,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         ),
         target: flags.target.clone().filter(|target| !target.is_empty()),
         platform,
-        registry: registry::registry(&flags.registry, around)?,
+        registry,
         outputs,
         watch: watch(flags)?,
         isolation: flags
@@ -93,7 +96,8 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             .parse()
             .map_err(|error| Failure::new(format!("--isolation: {error}")))?,
         force: flags.force.0,
-        kaniko_dir: kaniko_dir(flags, around),
+        mounts: run_mounts::sources(&flags.run_mounts, around, &kaniko_dir)?,
+        kaniko_dir,
         own_dirs: own_dirs(around),
         cleanup: switch(flags.cleanup.0, "KANIKO_CLEANUP", around)?,
         layers,
@@ -147,16 +151,7 @@ fn contexts(given: &[String], here: &Path) -> Result<NamedContexts, Failure> {
                     .parse()
                     .map_err(|error: crate::image::ImageError| wrong(&error.to_string()))?,
             ),
-            Some((scheme, _)) => {
-                return Err(wrong(&format!("{scheme}:// is not supported by this version")));
-            }
-            None => {
-                let dir = here.join(source);
-                if !dir.is_dir() {
-                    return Err(wrong("there is no such directory"));
-                }
-                NamedContext::Dir(dir)
-            }
+            Some(_) | None => context::named(source, here).map_err(|why| wrong(&why))?,
         };
         contexts.insert(name.to_lowercase(), context);
     }

@@ -1,8 +1,10 @@
 //! What can be typed. Names, short forms and defaults are kaniko's.
 
+mod context;
 mod layers;
 mod outputs;
 mod registry;
+mod run_mounts;
 
 use std::path::PathBuf;
 
@@ -10,9 +12,11 @@ use clap::{Parser, Subcommand};
 
 use super::gobool::GoBool;
 use crate::report::{LogFormat, Verbosity};
+pub(super) use context::ContextFlags;
 pub(super) use layers::LayerFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
+pub(super) use run_mounts::RunMountFlags;
 
 /// Builds a container image from a Dockerfile, without a daemon, and pushes it.
 #[derive(Debug, Parser)]
@@ -34,12 +38,12 @@ pub(super) struct Flags {
     #[arg(short = 'f', long, value_name = "PATH", default_value = "Dockerfile")]
     pub(super) dockerfile: String,
 
-    /// The build context: a directory, plain or as dir://PATH.
-    #[arg(short = 'c', long, value_name = "DIR", default_value = "/workspace/")]
-    pub(super) context: String,
+    #[command(flatten)]
+    pub(super) contexts: ContextFlags,
 
     /// A further context for FROM and COPY --from: NAME=DIR,
-    /// NAME=oci-layout://DIR[:TAG|@DIGEST] or NAME=docker-image://REFERENCE.
+    /// NAME=oci-layout://DIR[:TAG|@DIGEST], NAME=docker-image://REFERENCE, or
+    /// what --context takes.
     #[arg(long, value_name = "NAME=SOURCE", action = clap::ArgAction::Append)]
     pub(super) build_context: Vec<String>,
 
@@ -80,8 +84,8 @@ pub(super) struct Flags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) use_new_run: Option<GoBool>,
 
-    /// Who watches a RUN step: auto, ptrace or off (inotify and fanotify are not
-    /// in this version).
+    /// Who watches a RUN step: auto, ptrace, inotify (steps may use sudo, strace
+    /// and gdb) or off (fanotify is not in this version).
     #[arg(long, value_name = "TRACER")]
     pub(super) run_tracer: Option<String>,
 
@@ -135,6 +139,9 @@ pub(super) struct Flags {
     pub(super) registry: RegistryFlags,
 
     #[command(flatten)]
+    pub(super) run_mounts: RunMountFlags,
+
+    #[command(flatten)]
     pub(super) result: OutputFlags,
 
     #[command(flatten)]
@@ -178,11 +185,9 @@ pub(super) const NOT_YET: &[&str] = &[
     "bucket",
     "cache",
     "cache-copy-layers",
-    "cache-dir",
     "cache-repo",
     "cache-run-layers",
     "cache-ttl",
-    "context-sub-path",
     "credential-helpers",
     "dryrun",
     "git",
@@ -190,7 +195,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "no-push-cache",
     "pre-cleanup",
     "preserve-context",
-    "secret",
     "skip-unused-stages",
 ];
 
@@ -230,7 +234,7 @@ mod tests {
         assert_eq!(flags.tar_path, Some(PathBuf::from("/t")));
         assert_eq!(flags.snapshot_mode.as_deref(), Some("redo"));
         assert_eq!(flags.destination, ["a", "b"]);
-        assert_eq!((flags.dockerfile.as_str(), flags.context.as_str()), ("F", "/c"));
+        assert_eq!((flags.dockerfile.as_str(), flags.contexts.context.as_str()), ("F", "/c"));
     }
 
     #[test]
