@@ -18,6 +18,7 @@ mod web;
 
 mod architecture;
 mod build_basic;
+mod cloud;
 mod command_line;
 mod contexts;
 mod deploy;

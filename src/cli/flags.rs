@@ -188,7 +188,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "cache-repo",
     "cache-run-layers",
     "cache-ttl",
-    "credential-helpers",
     "dryrun",
     "git",
     "materialize",
