@@ -33,6 +33,7 @@ mod layer_flags;
 mod layers;
 mod limits;
 mod multistage;
+mod outline;
 mod registry_flags;
 mod registry_io;
 mod results;

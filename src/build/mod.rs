@@ -14,6 +14,7 @@ mod builder;
 mod copy_step;
 mod images;
 mod layers;
+mod needs;
 mod publish;
 mod roots;
 mod run_mounts;
