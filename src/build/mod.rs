@@ -228,7 +228,13 @@ fn run(
     let epoch = Times::epoch(&order.build_args, &plan.globals);
     let times = Times::new(&order.created, epoch, order.layers.reproducible)?;
     let chosen = choose(order, work)?;
-    let tracers = Tracers::probe(order.watch, &order.step_tracers)?;
+    let tracers = {
+        let root = match chosen.isolation {
+            rootfs::Isolation::Namespace { .. } => work.path(),
+            rootfs::Isolation::InPlace => Path::new("/"),
+        };
+        Tracers::probe(order.watch, &order.step_tracers, root)?
+    };
     tracers.check(&plan)?;
     let builder = Builder {
         order,

@@ -7,6 +7,7 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use snapshot::ImagePath;
@@ -97,19 +98,23 @@ pub(super) struct Watcher<'a> {
 }
 
 impl<'a> Tracers<'a> {
-    /// Tries all backends that are asked for.
+    /// Tries all backends that are asked for, on the file system of `root`.
     ///
     /// # Errors
     /// One of them does not work here.
-    pub(super) fn probe(watch: Watch, steps: &'a [StepTracer]) -> Result<Self, Failure> {
+    pub(super) fn probe(
+        watch: Watch,
+        steps: &'a [StepTracer],
+        root: &Path,
+    ) -> Result<Self, Failure> {
         let (choice, verify) = match watch {
             Watch::Trace { tracer, verify } => (tracer, verify),
             Watch::Walk(_) => (Choice::Off, Verify::Off),
         };
-        let general = probe(choice)?;
+        let general = probe(choice, root)?;
         let mut special = BTreeMap::new();
         for step in steps {
-            special.insert(name(step.tracer), probe(step.tracer)?);
+            special.insert(name(step.tracer), probe(step.tracer, root)?);
         }
         tracing::info!("RUN steps: {}", general.describe());
         Ok(Self {
@@ -119,7 +124,7 @@ impl<'a> Tracers<'a> {
             is_auto: choice == Choice::Auto,
             steps,
             special,
-            nobody: probe(Choice::Off)?,
+            nobody: probe(Choice::Off, root)?,
             per_path: OnceCell::new(),
         })
     }
@@ -184,8 +189,8 @@ impl<'a> Tracers<'a> {
     }
 }
 
-fn probe(choice: Choice) -> Result<Tracer, Failure> {
-    Tracer::probe(choice).could_not(|| "watch RUN steps".to_owned()).map_err(|failure| {
+fn probe(choice: Choice, root: &Path) -> Result<Tracer, Failure> {
+    Tracer::probe_on(choice, root).could_not(|| "watch RUN steps".to_owned()).map_err(|failure| {
         failure.hint("use --run-tracer=auto, or =off to walk the file system after each step")
     })
 }

@@ -1,6 +1,6 @@
 //! `--verify-snapshot`: the trace of a step, held against a walk.
 
-use snapshot::{Change, Difference, Entry, ImagePath, Index, Kind, Put};
+use snapshot::{Change, Difference, Entry, Index, Kind, Put};
 
 use super::Verify;
 use crate::report::Failure;
@@ -88,6 +88,7 @@ fn what_differs(put: &Put, before: Option<&Entry>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use snapshot::ImagePath;
 
     fn path(text: &str) -> ImagePath {
         ImagePath::parse(text.as_bytes()).expect(text)
@@ -115,7 +116,8 @@ mod tests {
             (put("/c", Entry { uid: 7, ..file(1, 0o644) }), "/c: owner 0:0 → 7:0"),
             (put("/d", Entry::new(Kind::Dir, 0o644)), "/d: another kind of file, or target"),
         ] {
-            let walked = Difference { changes: vec![change], ..Difference::default() };
+            let mut walked = Difference::default();
+            walked.changes.push(change);
             let traced = Difference::default();
             let failure =
                 verdict(Verify::Fail, "[2/3] RUN x", &before, traced.clone(), walked.clone());

@@ -159,13 +159,13 @@ impl fmt::Display for Blindness {
             Blindness::LostName(path) => {
                 write!(f, "{} was changed after it lost that name", path.escape_ascii())
             }
-            Blindness::Marks(why) => write!(f, "inotify lost sight: {why}"),
+            Blindness::Marks(why) => write!(f, "the marks lost sight: {why}"),
             Blindness::QueueOverflow => f.write_str(
-                "there were more events than fs.inotify.max_queued_events before they were read",
+                "there were more events than the kernel keeps (max_queued_events) before they were read",
             ),
             Blindness::UnseenLink(path) => write!(
                 f,
-                "{} came unseen by inotify: it may have been another name of an older file",
+                "{} came unseen: it may have been another name of an older file",
                 path.escape_ascii()
             ),
         }

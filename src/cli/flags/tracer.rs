@@ -12,7 +12,7 @@ pub(in crate::cli) struct TracerFlags {
     pub(in crate::cli) use_new_run: Option<GoBool>,
 
     /// Who watches RUN steps: auto (default), ptrace, inotify (steps may use sudo,
-    /// strace and gdb) or off; fanotify is not in this version. For one step:
+    /// strace and gdb), fanotify (the same, for privileged builds) or off. For one step:
     /// STAGE:STEP=TRACER, where STAGE is a name, a number or *, and STEP the
     /// number that the log shows or words of the instruction; repeat for several.
     #[arg(long, value_name = "[STAGE:STEP=]TRACER", action = clap::ArgAction::Append)]

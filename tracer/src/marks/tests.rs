@@ -159,11 +159,11 @@ fn a_mark_on_the_file_system_tells_more() {
         ("mkdir n; ln a n/x; echo new > n/x", "/n /n/**"),
         ("mkdir -p n/m; ln a n/m/x; chmod 600 n/m/x; rm -r n", UNSEEN),
         ("echo 1 > d/x; ln d/x d/y; echo 2 > d/y; rm d/y", "/d/x /d/y"),
-        ("mkdir work", "inotify lost sight"),
+        ("mkdir work", "the marks lost sight"),
     ] {
         let told = Watched::new().run_with(Choice::Fanotify, script);
         let is_right = match want {
-            UNSEEN | "inotify lost sight" => told.contains(want),
+            UNSEEN | "the marks lost sight" => told.contains(want),
             want => told == want,
         };
         assert!(is_right, "{script}: {told}");

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{self, Stdio};
 use std::thread;
 
@@ -128,7 +129,7 @@ fn nothing_outlives_a_command() {
             let scene = Scene::new(setting);
             let seen = scene.run(&tracer, "behaviours", "daemon_writes_later").unwrap();
             assert!(seen.outcome.status.success(), "{}", seen.stderr);
-            let inside = |cwd: &std::path::Path| cwd.starts_with(scene.root());
+            let inside = |cwd: &Path| cwd.starts_with(scene.root());
             let left: Vec<_> = fs::read_dir("/proc")
                 .unwrap()
                 .filter_map(|entry| fs::read_link(entry.ok()?.path().join("cwd")).ok())
@@ -311,7 +312,7 @@ fn a_user_namespace_makes_namespaces_possible() {
 
 #[test]
 fn a_backend_that_is_not_there_says_so() {
-    let error = Tracer::probe(Choice::Fanotify).unwrap_err().to_string();
+    let error = Tracer::probe_on(Choice::Fanotify, Path::new("/proc")).unwrap_err().to_string();
     assert!(error.starts_with("fanotify tracing is not available: "), "{error}");
     for choice in [Choice::Auto, Choice::Ptrace, Choice::Inotify, Choice::Fanotify, Choice::Off] {
         assert_eq!(choice.to_string().parse(), Ok(choice));
