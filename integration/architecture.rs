@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("registry", &["image"]),
     ("sink", &["image", "registry"]),
     ("rootfs", &["image", "report"]),
+    ("ship", &["image", "registry", "rootfs"]),
     ("step", &["context", "dockerfile", "image", "plan", "report", "rootfs"]),
     ("cache", &["image", "plan", "registry", "sink"]),
     (
@@ -47,6 +48,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "registry",
             "report",
             "rootfs",
+            "ship",
             "sink",
             "step",
             "warm",

@@ -31,6 +31,7 @@ mod layer_flags;
 mod layers;
 mod limits;
 mod multistage;
+mod push_login;
 mod registry_flags;
 mod registry_io;
 mod results;
