@@ -282,34 +282,78 @@ fn a_step_in_place_cannot_take_a_secret_along() {
     }
 }
 
-#[test]
-fn what_is_wrong_with_a_mount_is_told() {
-    for (options, words) in [
-        ("type=secret,id=a,required", &["the secret \"a\"", "--secret=id=a,src=FILE"][..]),
-        ("type=ssh,required", &["the SSH agent \"default\"", "--ssh=default"]),
-        ("target=/", &["the target cannot be /"]),
-        ("source=none,target=/x", &["RUN --mount at /x: /none: not found in the build context"]),
-        ("source=hidden,target=/x", &["/hidden: excluded by .dockerignore"]),
-        ("from=later,target=/x", &["RUN --mount: --from=later names a stage that begins later"]),
-        ("source=Dockerfile,target=/home", &["RUN --mount at /home", "directory"]),
-        ("target=/etc/passwd", &["RUN --mount at /etc/passwd"]),
-        ("type=cache,target=/c,source=/sub", &["there is no /sub in the cache \"/c\""]),
-        ("type=bint,target=/x", &["unsupported mount type `bint`", "did you mean bind?"]),
-        ("type=tmpfs,target=/x,mode=1", &["mode is not allowed for a tmpfs mount"]),
-        ("type=ssh,source=x", &["a ssh mount has no `source`"]),
-        ("from=scratch,source=x,target=/x", &["there is no /x in scratch"]),
-        ("type=tmpfs,target=/proc/x", &["/proc"]),
-    ] {
+/// Options that are refused, and the words that say why.
+type Refusals<'a> = &'a [(&'a str, &'a [&'a str])];
+
+/// Refused before anything is mounted or moved.
+const REFUSED: Refusals<'_> = &[
+    ("type=secret,id=a,required", &["the secret \"a\"", "--secret=id=a,src=FILE"]),
+    ("type=ssh,required", &["the SSH agent \"default\"", "--ssh=default"]),
+    ("target=/", &["the target cannot be /"]),
+    ("source=none,target=/x", &["RUN --mount at /x: /none: not found in the build context"]),
+    ("source=hidden,target=/x", &["/hidden: excluded by .dockerignore"]),
+    ("from=later,target=/x", &["RUN --mount: --from=later names a stage that begins later"]),
+    ("type=cache,target=/c,source=/sub", &["there is no /sub in the cache \"/c\""]),
+    ("type=bint,target=/x", &["unsupported mount type `bint`", "did you mean bind?"]),
+    ("type=tmpfs,target=/x,mode=1", &["mode is not allowed for a tmpfs mount"]),
+    ("type=ssh,source=x", &["a ssh mount has no `source`"]),
+    ("from=scratch,source=x,target=/x", &["there is no /x in scratch"]),
+    ("source=.,target=/x --mount=type=cache,target=/x/new", &["/x/new", "read-only", "rw"]),
+];
+
+/// Refused where it is put.
+const MISPLACED: Refusals<'_> = &[
+    ("source=Dockerfile,target=/home", &["RUN --mount at /home", "directory"]),
+    ("target=/etc/passwd", &["RUN --mount at /etc/passwd", "directory"]),
+    ("type=tmpfs,target=/proc/x", &["RUN --mount at /proc/x", "/proc"]),
+];
+
+fn assert_refused(place: Place, refusals: Refusals<'_>) {
+    for (options, words) in refusals {
         let dockerfile =
             format!("FROM busybox\nRUN --mount={options} true\nFROM busybox AS later\n");
-        for place in PLACES {
-            let ended = build(place, &dockerfile)
-                .file("hidden", "")
-                .file(".dockerignore", "hidden")
-                .flag("--target=0")
-                .run();
-            ended.refused_in_words(words);
-            ended.refused_in_words(&["Dockerfile:2"]);
+        let ended = build(place, &dockerfile)
+            .file("hidden", "")
+            .file(".dockerignore", "hidden")
+            .flag("--target=0")
+            .run();
+        ended.refused_in_words(words);
+        ended.refused_in_words(&["Dockerfile:2"]);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_mount_is_told() {
+    assert_refused(Place::Host, REFUSED);
+    assert_refused(Place::Host, MISPLACED);
+    assert_refused(POD, MISPLACED);
+    let twice = "type=cache,id=a,target=/x --mount=type=cache,id=a,target=/y";
+    assert_refused(POD, &[(twice, &["at one target only"])]);
+    build(Place::Host, &format!("FROM busybox\nRUN --mount={twice} touch /x/f && ls /y/f\n"))
+        .image();
+}
+
+#[test]
+fn a_trigger_mounts_from_a_stage_of_the_one_that_builds_on_it() {
+    let home = tempfile::tempdir().unwrap();
+    let trigger = "FROM busybox\nONBUILD RUN --mount=from=assets,target=/a cp /a/file /got\n\
+        ONBUILD COPY --from=assets /file /copied\n";
+    let ended = build(Place::Host, trigger).run().succeeded();
+    let layout = home.path().join("layout");
+    tools::run("cp", ["-a".as_ref(), ended.out("image").as_os_str(), layout.as_os_str()]);
+    let index = fs::read_to_string(layout.join("index.json")).unwrap();
+    let tag = index.split("ref.name\":\"").nth(1).and_then(|rest| rest.split('"').next());
+    let tag = tag.map(|tag| format!(":{tag}")).unwrap_or_default();
+    for place in PLACES {
+        let image = Build::of("FROM scratch AS assets\nCOPY file /file\nFROM trigger\n")
+            .file("file", "1")
+            .bring("trigger", &layout)
+            .flag(format!("--build-context=trigger=oci-layout://{{trigger}}{tag}"))
+            .place(place)
+            .image();
+        let tree = image.tree();
+        for path in ["/got", "/copied"] {
+            assert_eq!(tree[path].content.as_deref(), Some("\"1\""), "{place:?} {path}");
         }
     }
 }
@@ -397,6 +441,7 @@ fn an_agent_lists_and_signs_and_does_nothing_else() {
         RUN --mount=type=ssh test $(ask 0000000113) = 0000000105\n\
         RUN --mount=type=ssh,id=other,target=/s,uid=1000,mode=0666,required \
             test $(stat -c %u:%a /s) = 1000:666 && test $SSH_AUTH_SOCK = /s && ask {list}\n\
+        RUN --mount=type=ssh,id=key ask {list} | grep -q {key} && ask {sign} | grep -q '^........0e'\n\
         RUN --mount=type=ssh,id=none ! test -e /run\n\
         RUN ! test -e /run && ! test -e /s && test -z \"$SSH_AUTH_SOCK\"\n",
         key = agent.key,
@@ -408,7 +453,7 @@ fn an_agent_lists_and_signs_and_does_nothing_else() {
                 fs::copy(&program, context.join("ask")).unwrap();
             })
             .variable("SSH_AUTH_SOCK", "{agent}/socket")
-            .flags(["--ssh=default", "--ssh=other={agent}/socket"])
+            .flags(["--ssh=default", "--ssh=other={agent}/socket", "--ssh=key={agent}/key"])
             .image();
         assert_eq!(changed(&image), ["/bin", "/bin/ask"], "{place:?}");
         let listed = agent.command("ssh-add").arg("-l").output().unwrap();
