@@ -28,6 +28,7 @@ mod git_contexts;
 mod harness;
 mod hostile;
 mod isolation;
+mod killed;
 mod language;
 mod layer_flags;
 mod layers;
