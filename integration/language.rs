@@ -154,7 +154,7 @@ fn results(file: &Path, cases: &[Case], below: &Tree) -> Vec<String> {
         done
     };
     let mut done = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
         let done = workers.into_iter().map(|worker| worker.join().expect("no case panics"));
         done.flatten().collect::<Vec<_>>()
     });

@@ -28,7 +28,7 @@ use tracer::{Interrupt, Tracer};
 use crate::context::{Context, ContextSource};
 use crate::dockerfile::Dockerfile;
 use crate::image::{Platform, Reference};
-use crate::plan::{Arguments, PlanError, plan};
+use crate::plan::{Arguments, Goals, PlanError, plan};
 use crate::registry::{Registry, RegistryError, Settings};
 use crate::report::{ExitStatus, Explain as _, Failure};
 use crate::rootfs::{self, Chosen};
@@ -53,8 +53,8 @@ pub struct Order {
     pub contexts: NamedContexts,
     /// `--build-arg`.
     pub build_args: BTreeMap<String, String>,
-    /// `--target`.
-    pub target: Option<String>,
+    /// `--target`, and whether stages that it does not need are built.
+    pub goals: Goals,
     /// The platform that is built for.
     pub platform: Platform,
     /// How to talk to registries.
@@ -169,11 +169,11 @@ fn run(
 ) -> Result<Built, Failure> {
     order.outputs.check(registry)?;
     let images = Images::new(registry, &order.contexts, interrupt)?;
-    let target = order.target.as_deref();
+    let target = order.goals.target_name(dockerfile);
     let (given, host) = (order.build_args.clone(), Platform::host());
     let arguments = Arguments::new(given, &host, &order.platform, target);
-    let plan =
-        plan(dockerfile, target, &arguments, &order.platform, &images).map_err(plan_failure)?;
+    let plan = plan(dockerfile, &order.goals, &arguments, &order.platform, &images)
+        .map_err(|error| plan_failure(error, dockerfile))?;
     for name in &plan.unused_arguments {
         tracing::warn!("build argument {name} was given, but nothing declares it");
     }
@@ -212,10 +212,32 @@ fn parse(context: &Context) -> Result<Dockerfile, Failure> {
     })
 }
 
-fn plan_failure(error: PlanError) -> Failure {
+fn plan_failure(error: PlanError, dockerfile: &Dockerfile) -> Failure {
+    let source = &dockerfile.source;
+    let told = error.to_string();
     match error {
-        PlanError::NoBase { file, line, failure } => failure.at(format!("{file}:{line}")),
-        other => Failure::new(other.to_string()),
+        PlanError::NoBase { file, line, span, failure } => {
+            failure.at(format!("{file}:{line}")).excerpt(&source.annotate(span, "", None, false))
+        }
+        PlanError::NoSuchTarget { hint, .. } => with_hint(Failure::new(told), hint),
+        PlanError::Expand { span, .. } => {
+            Failure::new(told).excerpt(&source.annotate(span, "", None, false))
+        }
+        PlanError::BadBase { span, hint, .. } => {
+            let failure = Failure::new(told).excerpt(&source.annotate(span, "", None, false));
+            with_hint(failure, hint)
+        }
+        PlanError::BadOrigin { span, stage, .. } => {
+            Failure::new(told).excerpt(&source.annotate_both(span, stage, "it begins here"))
+        }
+        PlanError::BadTrigger { .. } => Failure::new(told),
+    }
+}
+
+fn with_hint(failure: Failure, hint: Option<String>) -> Failure {
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
     }
 }
 

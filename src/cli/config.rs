@@ -1,6 +1,7 @@
 //! What was meant: an [`Order`] for the build, made of flags and environment in this one place.
 
 mod credentials;
+mod language;
 mod outputs;
 mod registry;
 
@@ -78,7 +79,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         here: around.here.clone(),
         contexts: contexts(&flags.build_context, &around.here)?,
         build_args: build_args(&flags.build_arg, around),
-        target: flags.target.clone().filter(|target| !target.is_empty()),
+        goals: language::goals(&flags.language),
         platform,
         registry: registry::registry(&flags.registry, around)?,
         outputs,

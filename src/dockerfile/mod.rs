@@ -19,6 +19,7 @@ pub use parse::{parse, parse_trigger};
 pub use pattern::BadShellPattern;
 pub use program::{Program, SCRIPT_DIR};
 pub use span::{Located, ParseError, SourceText, Span};
+pub use suggest::nearest;
 pub use words::{ExpandError, Expanded, Variables, Word, expand_body};
 
 mod check;

@@ -80,6 +80,18 @@ impl SourceText {
     }
 }
 
+impl SourceText {
+    /// Two places that do not go together, the second one with a label.
+    #[must_use]
+    pub fn annotate_both(&self, span: Span, other: Span, label: &str) -> String {
+        let snippet = Snippet::source(self.text.as_str())
+            .path(self.name.as_str())
+            .annotation(AnnotationKind::Primary.span(span.range()))
+            .annotation(AnnotationKind::Context.span(other.range()).label(label));
+        Renderer::plain().render(&[Level::ERROR.primary_title("").element(snippet)])
+    }
+}
+
 /// What is wrong and where, while the source is still at hand elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {

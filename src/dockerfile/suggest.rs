@@ -1,7 +1,8 @@
 //! What was perhaps meant: the nearest known name within two edits.
 
 /// The nearest option as a hint, for instance `did you mean mount?`; none where it is already right.
-pub(super) fn nearest(typed: &str, options: &[&str]) -> Option<String> {
+#[must_use]
+pub fn nearest(typed: &str, options: &[&str]) -> Option<String> {
     let lower = typed.to_lowercase();
     let near = options.iter().map(|option| (distance(&lower, &option.to_lowercase()), *option));
     let (_, option) = near.filter(|(edits, _)| (1..=2).contains(edits)).min_by_key(|(e, _)| *e)?;
