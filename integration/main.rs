@@ -23,6 +23,7 @@ mod harness;
 mod hostile;
 mod isolation;
 mod language;
+mod layer_flags;
 mod layers;
 mod limits;
 mod multistage;

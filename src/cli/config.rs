@@ -2,6 +2,7 @@
 
 mod credentials;
 mod language;
+mod layers;
 mod outputs;
 mod registry;
 
@@ -61,6 +62,7 @@ impl Surroundings {
 /// Flags that mean nothing, or contradict each other.
 pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failure> {
     let outputs = outputs::outputs(flags, around)?;
+    let layers = layers::rules(&flags.layers, outputs.flavor)?;
     let platform = match &flags.custom_platform {
         None => Platform::host(),
         Some(text) => text
@@ -78,7 +80,10 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         dockerfile: flags.dockerfile.clone(),
         here: around.here.clone(),
         contexts: contexts(&flags.build_context, &around.here)?,
-        build_args: build_args(&flags.build_arg, around),
+        build_args: layers::with_epoch(
+            build_args(&flags.build_arg, around),
+            around.variable(layers::EPOCH),
+        ),
         goals: language::goals(&flags.language),
         platform,
         registry: registry::registry(&flags.registry, around)?,
@@ -92,6 +97,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         kaniko_dir: kaniko_dir(flags, around),
         own_dirs: own_dirs(around),
         cleanup: switch(flags.cleanup.0, "KANIKO_CLEANUP", around)?,
+        layers,
         created: around.now.clone(),
         work_dir: std::sync::Arc::default(),
     })

@@ -1,6 +1,7 @@
 //! What can be typed. Names, short forms and defaults are kaniko's.
 
 mod language;
+mod layers;
 mod outputs;
 mod registry;
 
@@ -11,6 +12,7 @@ use clap::{Parser, Subcommand};
 use super::gobool::GoBool;
 use crate::report::{LogFormat, Verbosity};
 pub(super) use language::LanguageFlags;
+pub(super) use layers::LayerFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
 
@@ -135,6 +137,9 @@ pub(super) struct Flags {
 
     #[command(flatten)]
     pub(super) result: OutputFlags,
+
+    #[command(flatten)]
+    pub(super) layers: LayerFlags,
 }
 
 impl Flags {
@@ -173,24 +178,15 @@ pub(super) const NOT_YET: &[&str] = &[
     "cache-repo",
     "cache-run-layers",
     "cache-ttl",
-    "compressed-caching",
-    "compression",
-    "compression-level",
     "context-sub-path",
     "credential-helpers",
     "dryrun",
-    "force-build-metadata",
     "git",
-    "ignore-path",
-    "ignore-var-run",
     "materialize",
     "no-push-cache",
     "pre-cleanup",
     "preserve-context",
-    "reproducible",
     "secret",
-    "single-snapshot",
-    "whitelist-var-run",
 ];
 
 #[cfg(test)]
