@@ -14,10 +14,12 @@ mod image;
 mod pod;
 mod registry;
 mod tools;
+mod web;
 
 mod architecture;
 mod build_basic;
 mod command_line;
+mod contexts;
 mod errors;
 mod harness;
 mod hostile;

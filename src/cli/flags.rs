@@ -1,5 +1,6 @@
 //! What can be typed. Names, short forms and defaults are kaniko's.
 
+mod context;
 mod language;
 mod layers;
 mod outputs;
@@ -11,6 +12,7 @@ use clap::{Parser, Subcommand};
 
 use super::gobool::GoBool;
 use crate::report::{LogFormat, Verbosity};
+pub(super) use context::ContextFlags;
 pub(super) use language::LanguageFlags;
 pub(super) use layers::LayerFlags;
 pub(super) use outputs::OutputFlags;
@@ -36,12 +38,12 @@ pub(super) struct Flags {
     #[arg(short = 'f', long, value_name = "PATH", default_value = "Dockerfile")]
     pub(super) dockerfile: String,
 
-    /// The build context: a directory, plain or as dir://PATH.
-    #[arg(short = 'c', long, value_name = "DIR", default_value = "/workspace/")]
-    pub(super) context: String,
+    #[command(flatten)]
+    pub(super) contexts: ContextFlags,
 
     /// A further context for FROM and COPY --from: NAME=DIR,
-    /// NAME=oci-layout://DIR[:TAG|@DIGEST] or NAME=docker-image://REFERENCE.
+    /// NAME=oci-layout://DIR[:TAG|@DIGEST], NAME=docker-image://REFERENCE, or
+    /// what --context takes.
     #[arg(long, value_name = "NAME=SOURCE", action = clap::ArgAction::Append)]
     pub(super) build_context: Vec<String>,
 
@@ -178,7 +180,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "cache-repo",
     "cache-run-layers",
     "cache-ttl",
-    "context-sub-path",
     "credential-helpers",
     "dryrun",
     "git",
@@ -225,7 +226,7 @@ mod tests {
         assert_eq!(flags.tar_path, Some(PathBuf::from("/t")));
         assert_eq!(flags.snapshot_mode.as_deref(), Some("redo"));
         assert_eq!(flags.destination, ["a", "b"]);
-        assert_eq!((flags.dockerfile.as_str(), flags.context.as_str()), ("F", "/c"));
+        assert_eq!((flags.dockerfile.as_str(), flags.contexts.context.as_str()), ("F", "/c"));
     }
 
     #[test]
