@@ -34,4 +34,5 @@ mod registry_io;
 mod results;
 mod rough_steps;
 mod signals;
+mod tracers;
 mod verify;

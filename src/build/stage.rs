@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use tracer::Marks;
+
 use super::builder::Builder;
 use super::layers::{Gathered, flavor_for};
 use super::repositories;
@@ -90,8 +92,16 @@ impl<'a, 'p> Stages<'a, 'p> {
         let (arguments, globals) = (self.builder.arguments, self.builder.globals);
         let scope = inherited.unwrap_or_else(|| Scope::new(arguments, globals, &config.config.env));
         let image = image.with_config(config);
-        let mut fold =
-            Fold { image, rootfs, scope, command_is_own: false, gathered: None, last, number: 0 };
+        let mut fold = Fold {
+            image,
+            rootfs,
+            marks: None,
+            scope,
+            command_is_own: false,
+            gathered: None,
+            last,
+            number: 0,
+        };
         for (number, instruction) in stage.instructions.iter().enumerate() {
             fold.number = number + 1;
             self.one_step(stage, instruction, number, &mut fold)?;
@@ -215,6 +225,8 @@ impl<'a, 'p> Stages<'a, 'p> {
 pub(super) struct Fold {
     pub(super) image: Image,
     rootfs: Option<Rootfs>,
+    /// What a tracer keeps of the tree between steps.
+    marks: Option<Marks>,
     scope: Scope,
     command_is_own: bool,
     pub(super) gathered: Option<Gathered>,
@@ -225,6 +237,12 @@ pub(super) struct Fold {
 impl Fold {
     pub(super) fn root(&self) -> Result<&Rootfs, Failure> {
         self.rootfs.as_ref().ok_or_else(no_root)
+    }
+
+    pub(super) fn root_and_marks(&mut self) -> Result<(&Rootfs, &mut Marks), Failure> {
+        let rootfs = self.rootfs.as_ref().ok_or_else(no_root)?;
+        let marks = self.marks.get_or_insert_with(|| Marks::new(rootfs.tree().path(), b"/"));
+        Ok((rootfs, marks))
     }
 
     pub(super) fn root_mut(&mut self) -> Result<&mut Rootfs, Failure> {

@@ -80,8 +80,8 @@ pub(super) struct Flags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) use_new_run: Option<GoBool>,
 
-    /// Who watches a RUN step: auto, ptrace or off (inotify and fanotify are not
-    /// in this version).
+    /// Who watches a RUN step: auto, ptrace, inotify (steps may use sudo, strace
+    /// and gdb) or off (fanotify is not in this version).
     #[arg(long, value_name = "TRACER")]
     pub(super) run_tracer: Option<String>,
 
