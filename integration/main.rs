@@ -23,6 +23,7 @@ mod contexts;
 mod errors;
 mod harness;
 mod hostile;
+mod inspect;
 mod isolation;
 mod language;
 mod layer_flags;

@@ -13,7 +13,9 @@
 mod builder;
 mod copy_step;
 mod images;
+mod inspect;
 mod layers;
+mod outline;
 mod publish;
 mod roots;
 mod run_step;
@@ -29,7 +31,7 @@ use tracer::{Interrupt, Tracer};
 use crate::context::{Access, Context, ContextSource, obtain};
 use crate::dockerfile::Dockerfile;
 use crate::image::{Platform, Reference};
-use crate::plan::{Arguments, Goals, PlanError, plan};
+use crate::plan::{Goals, PlanError, StepError, plan};
 use crate::registry::{Registry, RegistryError, Settings};
 use crate::report::{ExitStatus, Explain as _, Failure};
 use crate::rootfs::{self, Chosen};
@@ -37,6 +39,7 @@ use crate::rootfs::{self, Chosen};
 use builder::Builder;
 use images::Images;
 pub use images::{NamedContext, NamedContexts};
+pub use inspect::{Checked, check, dry_run};
 use layers::Times;
 pub use layers::{IgnoredPath, LayerRules};
 pub use publish::{Built, Outputs};
@@ -130,16 +133,26 @@ pub enum SnapshotMode {
 /// The first thing that went wrong; no tag was moved then, unless it was the push of a further
 /// destination, and nothing is left on disk.
 pub fn build(order: &Order, interrupt: &Interrupt) -> Result<Built, Failure> {
+    within(order, interrupt, |context, registry, work| {
+        let dockerfile = parse(context)?;
+        run(order, interrupt, context, &dockerfile, registry, work)
+    })
+}
+
+/// Does something with the context, a registry client and a working directory that goes afterwards.
+fn within<T>(
+    order: &Order,
+    interrupt: &Interrupt,
+    work_on: impl FnOnce(&Context, &Registry, &WorkDir) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let registry =
         Registry::new(order.registry.clone()).map_err(|error| registry_failure(&error))?;
     let canceller = registry.canceller();
     interrupt.also(move || canceller.cancel());
     let work = WorkDir::create(&order.kaniko_dir)?;
     order.work_dir.get_or_init(|| work.path().to_owned());
-    let result = context(order, &work, interrupt).and_then(|context| {
-        let dockerfile = parse(&context)?;
-        run(order, interrupt, &context, &dockerfile, &registry, &work)
-    });
+    let result =
+        context(order, &work, interrupt).and_then(|context| work_on(&context, &registry, &work));
     if result.is_err() && interrupt.is_triggered() {
         return Err(Failure::new("the build was interrupted").status(ExitStatus::of_signal(15)));
     }
@@ -204,14 +217,13 @@ fn run(
     order.outputs.check(registry)?;
     let contexts = named_contexts(order, work, interrupt)?;
     let images = Images::new(registry, &contexts, interrupt)?;
-    let target = order.goals.target_name(dockerfile);
-    let (given, host) = (order.build_args.clone(), Platform::host());
-    let arguments = Arguments::new(given, &host, &order.platform, target);
+    let arguments = inspect::arguments(order, dockerfile);
     let plan = plan(dockerfile, &order.goals, &arguments, &order.platform, &images)
         .map_err(|error| plan_failure(error, dockerfile))?;
     for name in &plan.unused_arguments {
         tracing::warn!("build argument {name} was given, but nothing declares it");
     }
+    inspect::warn(order, context, dockerfile, &arguments, &plan, &images)?;
     let epoch = Times::epoch(&order.build_args, &plan.globals);
     let times = Times::new(&order.created, epoch, order.layers.reproducible)?;
     let chosen = choose(order, work)?;
@@ -270,6 +282,17 @@ fn plan_failure(error: PlanError, dockerfile: &Dockerfile) -> Failure {
         }
         PlanError::BadTrigger { .. } => Failure::new(told),
     }
+}
+
+/// A step that cannot be carried out, with its place.
+fn step_failure(error: &StepError, trigger: bool, dockerfile: &Dockerfile) -> Failure {
+    let message = error.kind.to_string();
+    if trigger {
+        return Failure::new(message).at("ONBUILD trigger of the base image");
+    }
+    let place = format!("{}:{}", dockerfile.source.name, error.line);
+    let excerpt = dockerfile.source.annotate(error.span, &message, None, false);
+    Failure::new(message).at(place).excerpt(&excerpt)
 }
 
 fn with_hint(failure: Failure, hint: Option<String>) -> Failure {

@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 use super::gobool::GoBool;
 use crate::report::{LogFormat, Verbosity};
 pub(super) use context::ContextFlags;
-pub(super) use language::LanguageFlags;
+pub(super) use language::{DryRun, LanguageFlags};
 pub(super) use layers::LayerFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
@@ -181,7 +181,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "cache-run-layers",
     "cache-ttl",
     "credential-helpers",
-    "dryrun",
     "git",
     "materialize",
     "no-push-cache",

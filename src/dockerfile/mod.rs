@@ -15,7 +15,7 @@ pub use instruction::{
     Network, Onbuild, Pair, Pairs, Run, Security, Source, Transfer, Volume,
 };
 pub use mount::{Mount, MountError, MountField, MountKind, MountSpec, Sharing};
-pub use parse::{parse, parse_trigger};
+pub use parse::{blank_continuations, parse, parse_trigger};
 pub use pattern::BadShellPattern;
 pub use program::{Program, SCRIPT_DIR};
 pub use span::{Located, ParseError, SourceText, Span};

@@ -38,6 +38,19 @@ pub fn parse_trigger(text: &str) -> Result<Located<Instruction>, ParseError> {
     trigger(&mut lines).map_err(|fault| fault.in_source(&source))
 }
 
+/// Empty lines in the middle of instructions, which are passed over.
+#[must_use]
+pub fn blank_continuations(source: &SourceText) -> Vec<Span> {
+    let mut lines = Lines::new(&source.text);
+    // What is wrong with the file ends this like any other reading of it.
+    while let Ok(Some(line)) = lines.next() {
+        if Node::read(&line, &mut lines).is_err() {
+            break;
+        }
+    }
+    lines.blank
+}
+
 fn source(name: &str, text: &[u8]) -> Arc<SourceText> {
     let text = String::from_utf8_lossy(text).into_owned();
     Arc::new(SourceText { name: name.to_owned(), text })

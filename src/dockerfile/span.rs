@@ -81,6 +81,17 @@ impl SourceText {
 }
 
 impl SourceText {
+    /// As [`SourceText::annotate`], for what is allowed.
+    #[must_use]
+    pub fn warn(&self, span: Span, message: &str, help: &str, colour: bool) -> String {
+        let snippet = Snippet::source(self.text.as_str())
+            .path(self.name.as_str())
+            .annotation(AnnotationKind::Primary.span(span.range()));
+        let title = Level::WARNING.primary_title(message).element(snippet);
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+        renderer.render(&[title.element(Level::HELP.message(help))])
+    }
+
     /// Two places that do not go together, the second one with a label.
     #[must_use]
     pub fn annotate_both(&self, span: Span, other: Span, label: &str) -> String {

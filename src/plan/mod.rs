@@ -7,6 +7,7 @@
 mod goals;
 mod origin;
 mod scope;
+mod show;
 mod stages;
 mod step;
 mod transfer;
@@ -14,6 +15,7 @@ mod transfer;
 pub use goals::Goals;
 pub use origin::Origin;
 pub use scope::{Arguments, Scope};
+pub use show::{Outline, OutlinedBase, OutlinedStage, OutlinedStep, Outputs, SkippedStage};
 pub use stages::{Base, BaseImages, Plan, PlanError, PlannedStage, plan};
 pub use step::{
     Action, AddStep, CopySource, CopyStep, RunStep, Step, StepError, StepErrorKind, step,

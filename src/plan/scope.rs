@@ -148,6 +148,11 @@ impl Scope {
         value
     }
 
+    /// The names of all variables.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.variables.iter().map(|(name, _)| name.as_str())
+    }
+
     /// The declared arguments, in order, for the `|n` part of a RUN's history.
     pub fn arguments(&self) -> &[(String, Option<String>)] {
         &self.arguments
@@ -177,6 +182,7 @@ impl Variables for Scope {
 pub(super) fn is_predefined(name: &str) -> bool {
     let platform = name.strip_prefix("BUILD").or_else(|| name.strip_prefix("TARGET"));
     PROXIES.contains(&name)
+        || name == "BUILDKIT_DOCKERFILE_CHECK"
         || name == "SOURCE_DATE_EPOCH"
         || matches!(platform, Some("PLATFORM" | "OS" | "OSVERSION" | "ARCH" | "VARIANT" | "STAGE"))
 }

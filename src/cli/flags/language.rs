@@ -16,4 +16,51 @@ pub(in crate::cli) struct LanguageFlags {
     /// Builds only the stages that the target needs; =false builds those before it too.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true")]
     pub(in crate::cli) skip_unused_stages: GoBool,
+
+    /// Looks for what is allowed and probably not meant (docs/checks.md), and builds nothing; ends with
+    /// status 1 if something is found.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(in crate::cli) check: GoBool,
+
+    /// Prints what would be built, pulled and pushed, and builds nothing; =json for programs.
+    #[arg(
+        long,
+        value_name = "text|json",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "text"
+    )]
+    pub(in crate::cli) dryrun: DryRun,
+}
+
+/// `--dryrun`: a boolean in kaniko, and here the form as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cli) enum DryRun {
+    /// The build is a build.
+    Off,
+    /// The plan as text.
+    Text,
+    /// The plan as JSON.
+    Json,
+}
+
+impl std::str::FromStr for DryRun {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match (text, text.parse::<GoBool>()) {
+            ("text", _) | (_, Ok(GoBool(true))) => Ok(Self::Text),
+            ("json", _) => Ok(Self::Json),
+            (_, Ok(GoBool(false))) => Ok(Self::Off),
+            (_, Err(_)) => Err(format!("{text:?} is neither text nor json")),
+        }
+    }
+}
+
+impl LanguageFlags {
+    /// Whether nothing is built, so that nothing has a destination.
+    pub(in crate::cli) fn build_nothing(&self) -> bool {
+        self.check.0 || self.dryrun != DryRun::Off
+    }
 }
