@@ -18,8 +18,10 @@ mod web;
 
 mod architecture;
 mod build_basic;
+mod cloud;
 mod command_line;
 mod contexts;
+mod deploy;
 mod errors;
 mod harness;
 mod hostile;
@@ -34,6 +36,7 @@ mod registry_flags;
 mod registry_io;
 mod results;
 mod rough_steps;
+mod run_mounts;
 mod signals;
 mod tracers;
 mod verify;

@@ -50,6 +50,7 @@ impl Builder<'_> {
             .chain([self.order.kaniko_dir.as_path(), self.work.path(), self.context.dir.as_path()])
             .chain(self.order.contexts.values().filter_map(NamedContext::dir))
             .chain(self.order.outputs.files())
+            .chain([self.order.mounts.caches.as_path()])
             .collect();
         in_place_exclusions(&own)
     }

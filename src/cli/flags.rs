@@ -5,6 +5,7 @@ mod language;
 mod layers;
 mod outputs;
 mod registry;
+mod run_mounts;
 
 use std::path::PathBuf;
 
@@ -17,6 +18,7 @@ pub(super) use language::{DryRun, LanguageFlags};
 pub(super) use layers::LayerFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
+pub(super) use run_mounts::RunMountFlags;
 
 /// Builds a container image from a Dockerfile, without a daemon, and pushes it.
 #[derive(Debug, Parser)]
@@ -138,6 +140,9 @@ pub(super) struct Flags {
     pub(super) registry: RegistryFlags,
 
     #[command(flatten)]
+    pub(super) run_mounts: RunMountFlags,
+
+    #[command(flatten)]
     pub(super) result: OutputFlags,
 
     #[command(flatten)]
@@ -176,17 +181,14 @@ pub(super) const NOT_YET: &[&str] = &[
     "bucket",
     "cache",
     "cache-copy-layers",
-    "cache-dir",
     "cache-repo",
     "cache-run-layers",
     "cache-ttl",
-    "credential-helpers",
     "git",
     "materialize",
     "no-push-cache",
     "pre-cleanup",
     "preserve-context",
-    "secret",
 ];
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! build, into a [`Step`] in which nothing is left to expand.
 
 mod goals;
+mod mounts;
 mod origin;
 mod scope;
 mod show;
@@ -13,6 +14,7 @@ mod step;
 mod transfer;
 
 pub use goals::Goals;
+pub use mounts::RunMount;
 pub use origin::Origin;
 pub use scope::{Arguments, Scope};
 pub use show::{Outline, OutlinedBase, OutlinedStage, OutlinedStep, Outputs, SkippedStage};

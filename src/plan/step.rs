@@ -3,6 +3,7 @@
 use snapshot::ImagePath;
 use thiserror::Error;
 
+use super::mounts::RunMount;
 use super::origin::Origin;
 use super::scope::Scope;
 use super::stages::BaseImages;
@@ -53,6 +54,8 @@ pub struct RunStep {
     pub dir: String,
     /// `--network=none`.
     pub network_none: bool,
+    /// `--mount`, in the order written.
+    pub mounts: Vec<RunMount>,
     /// A script to put into [`crate::dockerfile::SCRIPT_DIR`]: name and content.
     pub script: Option<(String, String)>,
 }
@@ -318,9 +321,6 @@ impl Evaluator<'_> {
     }
 
     fn run(&mut self, run: &Run) -> Result<Done, StepErrorKind> {
-        if !run.mounts.is_empty() {
-            return Err(StepErrorKind::Unsupported("RUN --mount"));
-        }
         if run.security == Security::Insecure {
             return Err(StepErrorKind::Unsupported("RUN --security=insecure"));
         }
@@ -342,6 +342,7 @@ impl Evaluator<'_> {
             user: self.config.config.user.clone(),
             dir: working_dir(self.config),
             network_none: run.network == Network::None,
+            mounts: self.mounts(&run.mounts)?,
             script,
         };
         Ok((Action::Run(step), Some(created_by)))
