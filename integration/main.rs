@@ -22,6 +22,7 @@ mod cloud;
 mod command_line;
 mod contexts;
 mod deploy;
+mod elsewhere;
 mod errors;
 mod harness;
 mod hostile;

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 
 use tracer::{Interrupt, Tracer};
 
-use crate::context::{Access, Context, ContextSource, obtain};
+use crate::context::{Access, Context, ContextSource, Elsewhere, obtain};
 use crate::dockerfile::Dockerfile;
 use crate::image::{Platform, Reference};
 use crate::plan::{Goals, PlanError, StepError, plan};
@@ -168,8 +168,14 @@ fn context(order: &Order, work: &WorkDir, interrupt: &Interrupt) -> Result<Conte
     let into = work.path().join("context");
     let obtained = obtain(&order.context, &into, &order.access, interrupt)?;
     let obtained = obtained.below(&order.context_sub_path)?;
-    Context::open(&obtained, &order.dockerfile, &order.here)
-        .map_err(|error| Failure::new(error.to_string()).hint("see --context and --dockerfile"))
+    let opened = match Elsewhere::parse(&order.dockerfile) {
+        None => Context::open(&obtained, &order.dockerfile, &order.here),
+        Some(elsewhere) => {
+            let text = elsewhere.read(&work.scratch(), &order.access, interrupt)?;
+            Context::with(&obtained, elsewhere.name(), text)
+        }
+    };
+    opened.map_err(|error| Failure::new(error.to_string()).hint("see --context and --dockerfile"))
 }
 
 /// The further contexts, those from elsewhere as directories of this machine.
@@ -262,7 +268,13 @@ fn run(
 fn parse(context: &Context) -> Result<Dockerfile, Failure> {
     crate::dockerfile::parse(&context.dockerfile_name, &context.dockerfile).map_err(|error| {
         let place = format!("{}:{}", context.dockerfile_name, error.line());
-        Failure::new(error.message().to_owned()).at(place).excerpt(&error.render(false))
+        let failure = Failure::new(error.message().to_owned()).at(place);
+        let failure = failure.excerpt(&error.render(false));
+        match error.others() {
+            0 => failure,
+            1 => failure.hint("there is another error"),
+            others => failure.hint(format!("there are {others} more errors")),
+        }
     })
 }
 

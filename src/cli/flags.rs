@@ -36,7 +36,8 @@ pub(super) struct Flags {
     #[command(subcommand)]
     pub(super) command: Option<Command>,
 
-    /// Path of the Dockerfile: below the current directory, or below the context.
+    /// The Dockerfile: a path below the current directory or the context, an http or https URL, or - for
+    /// standard input.
     #[arg(short = 'f', long, value_name = "PATH", default_value = "Dockerfile")]
     pub(super) dockerfile: String,
 

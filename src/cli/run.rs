@@ -12,7 +12,7 @@ use tracer::Interrupt;
 use super::config::{Surroundings, order};
 use super::flags::{Command, DryRun, Flags, NOT_YET};
 use crate::build::{Checked, Order, build, check, dry_run};
-use crate::report::{ExitStatus, Explain as _, Failure, LogFormat, LogSettings, install};
+use crate::report::{ExitStatus, Explain as _, Failure, LogFormat, LogSettings, coloured, install};
 
 /// Enough for a tree of the deepest paths there can be.
 const OPEN_FILES: u64 = 4096;
@@ -38,7 +38,11 @@ pub fn main() -> i32 {
     match execute(&flags) {
         Ok(()) => 0,
         Err(failure) => {
-            tell(&last_words(&failure, flags.log_format));
+            let words = last_words(&failure, flags.log_format);
+            let colour = flags.log_format == LogFormat::Color
+                && std::io::stderr().is_terminal()
+                && std::env::var_os("NO_COLOR").is_none();
+            tell(&if colour { coloured(&words) } else { words });
             failure.exit_status().code()
         }
     }
