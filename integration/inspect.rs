@@ -118,7 +118,7 @@ fn a_dry_run_for_programs() {
         ("/dockerfile", "Dockerfile".into()),
         ("/stages/0/name", "tools".into()),
         ("/stages/0/base/kind", "image".into()),
-        ("/stages/0/base/unpacked", true.into()),
+        ("/stages/0/base/layers_are", "unpacked".into()),
         ("/stages/0/steps/0/layer", true.into()),
         ("/stages/1/is_result", true.into()),
         ("/stages/1/steps/1/created_by", "COPY /bin/busybox /x # buildkit".into()),

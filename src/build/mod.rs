@@ -15,6 +15,7 @@ mod copy_step;
 mod images;
 mod inspect;
 mod layers;
+mod needs;
 mod outline;
 mod publish;
 mod roots;
@@ -167,7 +168,7 @@ fn within<T>(
 fn context(order: &Order, work: &WorkDir, interrupt: &Interrupt) -> Result<Context, Failure> {
     let into = work.path().join("context");
     let obtained = obtain(&order.context, &into, &order.access, interrupt)?;
-    let obtained = obtained.below(&order.context_sub_path)?;
+    let obtained = obtained.below(&order.context_sub_path, "--context-sub-path")?;
     let opened = match Elsewhere::parse(&order.dockerfile) {
         None => Context::open(&obtained, &order.dockerfile, &order.here),
         Some(elsewhere) => {

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::images::Images;
-use super::roots::{needs_root, touches_root};
+use super::needs::{self, Need, need};
 use super::{Order, step_failure};
 use crate::dockerfile::Dockerfile;
 use crate::image::{Flavor, Image};
 use crate::plan::{
-    Action, Arguments, Base, CopySource, CopyStep, Origin, Outline, OutlinedBase, OutlinedStage,
-    OutlinedStep, Outputs, Plan, PlannedStage, Scope, SkippedStage, step,
+    Action, Arguments, Base, CopySource, CopyStep, LayersAre, Origin, Outline, OutlinedBase,
+    OutlinedStage, OutlinedStep, Outputs, Plan, PlannedStage, Scope, SkippedStage, step,
 };
 use crate::report::Failure;
 
@@ -110,20 +110,23 @@ fn steps(
 }
 
 fn base(plan: &Plan<'_>, stage: &PlannedStage<'_>) -> OutlinedBase {
-    let unpacked = needs_root(plan, stage);
     match &stage.base {
         Base::Scratch => OutlinedBase::Scratch,
         Base::Stage(number) => OutlinedBase::Stage { number: *number },
         Base::Image(image, name) => {
-            let because = stage.instructions.iter().find(|it| touches_root(&it.node));
+            let layers_are = match need(plan, stage) {
+                Need::Nothing => LayersAre::Named,
+                Need::Outline => LayersAre::Listed,
+                Need::Files => LayersAre::Unpacked,
+            };
+            let because = stage.instructions.iter().find(|it| needs::of(&it.node) == Need::Files);
+            let because = || because.map_or("a later stage".to_owned(), |it| it.text.clone());
             OutlinedBase::Image {
                 name: name.clone(),
                 layers: image.layers().iter().map(|it| it.descriptor.digest.to_string()).collect(),
                 bytes: image.layers().iter().map(|it| it.descriptor.size).sum(),
-                unpacked,
-                because: unpacked.then(|| {
-                    because.map_or("a later stage needs its files".to_owned(), |it| it.text.clone())
-                }),
+                layers_are,
+                because: (layers_are == LayersAre::Unpacked).then(because),
             }
         }
     }

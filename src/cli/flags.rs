@@ -185,7 +185,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "cache-repo",
     "cache-run-layers",
     "cache-ttl",
-    "git",
     "materialize",
     "no-push-cache",
     "pre-cleanup",

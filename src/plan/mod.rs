@@ -17,7 +17,9 @@ pub use goals::Goals;
 pub use mounts::RunMount;
 pub use origin::Origin;
 pub use scope::{Arguments, Scope};
-pub use show::{Outline, OutlinedBase, OutlinedStage, OutlinedStep, Outputs, SkippedStage};
+pub use show::{
+    LayersAre, Outline, OutlinedBase, OutlinedStage, OutlinedStep, Outputs, SkippedStage,
+};
 pub use stages::{Base, BaseImages, Plan, PlanError, PlannedStage, plan};
 pub use step::{
     Action, AddStep, CopySource, CopyStep, RunStep, Step, StepError, StepErrorKind, step,

@@ -57,11 +57,23 @@ pub enum OutlinedBase {
         layers: Vec<String>,
         /// How large they are together.
         bytes: u64,
-        /// They are pulled and unpacked, and not only named by the result.
-        unpacked: bool,
-        /// Why.
+        /// What has to be done with them.
+        layers_are: LayersAre,
+        /// The instruction that needs them unpacked.
         because: Option<String>,
     },
+}
+
+/// What a build does with the layers of a base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LayersAre {
+    /// Nothing: the result names them.
+    Named,
+    /// They are pulled and read, but only directories, links and accounts are made of them.
+    Listed,
+    /// They are pulled and unpacked.
+    Unpacked,
 }
 
 /// One instruction.
@@ -151,12 +163,14 @@ impl fmt::Display for OutlinedBase {
         match self {
             Self::Scratch => write!(f, "from nothing"),
             Self::Stage { number } => write!(f, "from stage {number}"),
-            Self::Image { name, layers, bytes, because, .. } => {
+            Self::Image { name, layers, bytes, layers_are, because } => {
                 write!(f, "from {name}, {} layers of {bytes} bytes: ", layers.len())?;
-                match because {
-                    Some(because) => write!(f, "pull and unpack, for {}", first_line(because)),
-                    None => write!(f, "neither pulled nor unpacked to build this"),
+                match layers_are {
+                    LayersAre::Named => write!(f, "neither pulled nor unpacked to build this")?,
+                    LayersAre::Listed => write!(f, "pull and list")?,
+                    LayersAre::Unpacked => write!(f, "pull and unpack")?,
                 }
+                because.iter().try_for_each(|it| write!(f, ", for {}", first_line(it)))
             }
         }
     }
