@@ -20,10 +20,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ship", &["image", "registry", "rootfs"]),
     ("step", &["context", "dockerfile", "image", "plan", "report", "rootfs"]),
     ("cache", &["image", "plan", "registry", "sink"]),
+    ("check", &["context", "dockerfile", "image", "plan", "report"]),
     (
         "build",
         &[
             "cache",
+            "check",
             "context",
             "dockerfile",
             "image",

@@ -10,6 +10,9 @@
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
 #[expect(dead_code, reason = "the tests need more of it")]
+#[path = "../../integration/base.rs"]
+mod base;
+#[expect(dead_code, reason = "the tests need more of it")]
 #[path = "../../integration/craft.rs"]
 mod craft;
 #[expect(dead_code, reason = "the workloads need more of it")]

@@ -1,6 +1,6 @@
 //! From the arguments of the process to its exit status.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use clap::Parser as _;
@@ -10,9 +10,9 @@ use signal_hook::iterator::Signals;
 use tracer::Interrupt;
 
 use super::config::{Surroundings, order};
-use super::flags::{Command, Flags, LoginFlags, NOT_YET, PushFlags};
-use crate::build::build;
-use crate::report::{ExitStatus, Explain as _, Failure, LogFormat, install};
+use super::flags::{Command, DryRun, Flags, LoginFlags, NOT_YET, PushFlags};
+use crate::build::{Checked, Order, build, check, dry_run};
+use crate::report::{ExitStatus, Explain as _, Failure, LogFormat, coloured, install};
 
 /// Enough for a tree of the deepest paths there can be.
 const OPEN_FILES: u64 = 4096;
@@ -43,7 +43,11 @@ pub fn main() -> i32 {
     match done {
         Ok(()) => 0,
         Err(failure) => {
-            tell(&last_words(&failure, form));
+            let words = last_words(&failure, form);
+            let colour = form == LogFormat::Color
+                && std::io::stderr().is_terminal()
+                && std::env::var_os("NO_COLOR").is_none();
+            tell(&if colour { coloured(&words) } else { words });
             failure.exit_status().code()
         }
     }
@@ -55,7 +59,7 @@ fn execute(flags: &Flags) -> Result<(), Failure> {
     let around = Surroundings::take()?;
     let order = order(flags, &around)?;
     let signalled = listen(&interrupt, order.work_dir.clone())?;
-    let built = build(&order, &interrupt).map(|_| ());
+    let built = carry_out(flags, &order, &interrupt);
     unless_signalled(built, &signalled)
 }
 
@@ -90,6 +94,34 @@ fn unless_signalled(done: Result<(), Failure>, signalled: &Signalled) -> Result<
                 .status(ExitStatus::of_signal(*signal)))
         }
     }
+}
+
+/// Builds, or looks at what would be built.
+fn carry_out(flags: &Flags, order: &Order, interrupt: &Interrupt) -> Result<(), Failure> {
+    if flags.language.check.0 {
+        return tell_checked(&check(order, interrupt, std::io::stdout().is_terminal())?);
+    }
+    match flags.language.dryrun {
+        DryRun::Off => build(order, interrupt).map(drop),
+        DryRun::Text => print(&dry_run(order, interrupt)?.to_string()),
+        DryRun::Json => print(&format!("{}\n", dry_run(order, interrupt)?.json())),
+    }
+}
+
+fn tell_checked(checked: &Checked) -> Result<(), Failure> {
+    match checked.count {
+        0 => print("the checks found nothing\n"),
+        count => {
+            print(&format!("{}\n\n", checked.text))?;
+            let things = if count == 1 { "thing" } else { "things" };
+            Err(Failure::new(format!("the checks found {count} {things}")))
+        }
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).could_not(|| "write to standard output".to_owned())
 }
 
 /// What a step must not learn: this process holds credentials. What it makes for itself is nobody
