@@ -15,7 +15,6 @@ mod base;
 #[expect(dead_code, reason = "the tests need more of it")]
 #[path = "../../integration/craft.rs"]
 mod craft;
-#[expect(dead_code, reason = "the workloads need more of it")]
 #[path = "../workloads/measure.rs"]
 mod measure;
 #[expect(dead_code, reason = "the tests need more of it")]
