@@ -2,8 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
-mod behaviours;
+mod guests;
 mod lifecycle;
+mod proof;
 mod random;
-mod scene;
-mod snapshot;

@@ -2,7 +2,7 @@
 
 use tracer::{Choice, Status, Touched, Tracer};
 
-use crate::scene::{Scene, Setting};
+use crate::proof::{Place, Scene};
 
 const PROGRAMS: u64 = 300;
 /// Letters of the interpreter; the more frequent, the more likely.
@@ -57,16 +57,16 @@ fn the_trace_has_what_random_programs_change() {
     let tracer = Tracer::probe(Choice::Ptrace).unwrap();
     let (mut wrong, mut unknown, mut events) = (String::new(), 0, 0);
     for seed in 0..PROGRAMS {
-        let setting = Setting::ALL[usize::try_from(seed % 3).unwrap()];
+        let place = Place::ALL[usize::try_from(seed % 3).unwrap()];
         let program = program(seed);
-        let seen = Scene::new(setting).run(&tracer, "interpreter", &program).unwrap();
+        let seen = Scene::new(place).run(&tracer, "interpreter", &program).unwrap();
         assert_eq!(seen.outcome.status, Status::Exited(0), "seed {seed}: {program}");
         events += seen.outcome.stats.events;
         match &seen.outcome.touched {
             Touched::Only(set) => {
                 let missing = seen.after.missing(&seen.before, set);
                 if !missing.is_empty() {
-                    wrong += &format!("seed {seed}, {setting:?}, {program}: {missing:?}\n");
+                    wrong += &format!("seed {seed}, {place:?}, {program}: {missing:?}\n");
                 }
             }
             Touched::Anything(_) => unknown += 1,

@@ -39,7 +39,7 @@ BEHAVIOUR(pivots_root) {
 }
 BEHAVIOUR(namespace_without_mounts) { NEEDS(unshare(CLONE_NEWNS)); fill("c"); SAYS(rename("dir", "moved")); }
 BEHAVIOUR(users_without_mounts) { own_users(0); fill("c"); SAYS(chmod("c", 0600)); int fd; SAYS(fd = open("dir", O_RDONLY)); SAYS(rename("dir", "moved")); }
-BEHAVIOUR(chroot_in_user_namespace) { own_users(0); SAYS(chroot("dir")); fill("/n"); fill("/../sub/m"); fill("sub/up"); }
+BEHAVIOUR(chroot_in_user_namespace) { own_users(0); SAYS(chroot("dir")); fill("/n"); fill("/../sub/m"); fill("dir/sub/up"); }
 BEHAVIOUR(joins_a_namespace) {
   int fd; SAYS(fd = open("/proc/self/ns/mnt", O_RDONLY)); NEEDS(unshare(CLONE_NEWNS)); NEEDS(setns(fd, CLONE_NEWNS)); fill("/proc/self/cwd/never"); }
 BEHAVIOUR(process_ids_of_its_own) {

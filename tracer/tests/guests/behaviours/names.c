@@ -52,7 +52,7 @@ BEHAVIOUR(directory_becomes_file) { SAYS(unlink("dir/sub/file")); SAYS(rmdir("di
 BEHAVIOUR(long_names) {
   char n[300]; memset(n, 'n', sizeof n); n[255] = 0; fill(n); n[255] = 'n'; n[256] = 0; MUST(mkdir(n, 0755) < 0 && errno == ENAMETOOLONG); n[255] = 0; n[0] = 'd'; SAYS(mkdir(n, 0755)); SAYS(chdir(n)); fill(n); }
 BEHAVIOUR(odd_names) {
-  static const char *names[] = {" ", "-rf", "new\nline", "tab\t", "back\\slash", "\xff\xfe", "\xc3\xa4", "quote\"'", "x (deleted)", "...", "..x", "*", "\x01", "\x7f", "#", "a:b", ".wh.a", "%s"};
+  static const char *names[] = {" ", "-rf", "new\nline", "tab\t", "back\\slash", "\xff\xfe", "\xc3\xa4", "quote\"'", "x (deleted)", "...", "..x", "*", "\x01", "\x7f", "#", "a:b", "%s"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) { fill(names[i]); int fd; SAYS(fd = open(names[i], O_RDONLY)); SAYS(fchmod(fd, 0600)); }
   SAYS(mkdir("d (deleted)", 0755)); SAYS(chdir("d (deleted)")); fill("x"); SAYS(rename("x", "y (deleted)"));
 }
@@ -69,3 +69,4 @@ BEHAVIOUR(socket_by_odd_names) {
   memset(u.sun_path, 's', sizeof u.sun_path); SAYS(bind(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&u, sizeof u)); /* no zero at the end */
   SAYS(chdir("dlink")); strcpy(u.sun_path, "../t"); SAYS(bind(socket(AF_UNIX, SOCK_DGRAM, 0), (void *)&u, sizeof u)); SAYS(chmod("../t", 0700)); SAYS(unlink("../dir/sock"));
 }
+BEHAVIOUR(name_of_a_whiteout) { fill(".wh.a"); }
