@@ -60,4 +60,4 @@ BEHAVIOUR(descriptors_moved) {
   int fd, d; SAYS(fd = open("dir", O_RDONLY)); SAYS(d = fcntl(fd, F_DUPFD, 900)); SAYS(close(fd)); SAYS(fd = openat(d, "sub/file", O_WRONLY)); SAYS(dup2(fd, 0)); put(0); SAYS(dup3(d, 3, O_CLOEXEC)); SAYS(mkdirat(3, "n", 0755)); }
 BEHAVIOUR(memory_only) { int fd; NEEDS(fd = memfd_create("a", 0)); SAYS(fchmod(fd, 0600)); SAYS(ftruncate(fd, 10)); put(fd); }
 BEHAVIOUR(temporary_never_named) { int fd; NEEDS(fd = open("dir", O_TMPFILE | O_RDWR, 0600)); SAYS(fchmod(fd, 0644)); put(fd); }
-BEHAVIOUR(many_files) { SAYS(mkdir("many", 0755)); for (int i = 0; i < 400; i++) { char n[32]; sprintf(n, "many/%d", i); fill(n); } for (int i = 0; i < 400; i += 2) { char n[32]; sprintf(n, "many/%d", i); SAYS(unlink(n)); } }
+BEHAVIOUR(many_files) { SAYS(mkdir("many", 0755)); for (int i = 0; i < 100; i++) { char n[32]; sprintf(n, "many/%d", i); fill(n); } for (int i = 0; i < 100; i += 2) { char n[32]; sprintf(n, "many/%d", i); SAYS(unlink(n)); } }
