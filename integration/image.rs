@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::craft::digest;
 use crate::registry::Registry;
+use crate::tools;
 
 /// What kind of file an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,10 +109,23 @@ impl Layer {
 
 /// An image that was read in full.
 pub(crate) struct Image {
+    pub(crate) manifest: Value,
     pub(crate) config: Value,
     pub(crate) layers: Vec<Layer>,
     pub(crate) digest: String,
     problems: Vec<String>,
+}
+
+/// Lets umoci unpack the only image of an OCI layout below `home`, and answers where its root is.
+pub(crate) fn unpack(layout: &Path, home: &Path) -> PathBuf {
+    let (copy, bundle) = (home.join("copy"), home.join("bundle"));
+    // The copy gets a tag, which umoci wants; the digests stay.
+    let from = format!("oci:{}", layout.display());
+    let to = format!("oci:{}:x", copy.display());
+    tools::run("skopeo", ["--insecure-policy", "copy", "--quiet", &from, &to]);
+    let image = format!("{}:x", copy.display());
+    tools::run("umoci", ["unpack", "--image", &image, &bundle.display().to_string()]);
+    bundle.join("rootfs")
 }
 
 /// What the image's files are, once every layer is laid over the ones below.
@@ -147,7 +161,7 @@ impl Image {
         let config: Value = serde_json::from_slice(&config_bytes).expect("config is JSON");
         let layers = manifest["layers"].as_array().expect("a manifest has layers");
         let layers = layers.iter().map(|layer| read_layer(layout, layer)).collect();
-        Self { config, layers, digest: digest(&manifest_bytes), problems }
+        Self { manifest, config, layers, digest: digest(&manifest_bytes), problems }
     }
 
     /// The value at a JSON pointer below the config's `config`.

@@ -11,18 +11,26 @@ use std::process::{Command, Output, Stdio};
 const TOOLS: &[(&str, &str)] = &[
     ("apt-get", "apt"),
     ("busybox", "busybox-static"),
+    ("bzip2", "bzip2"),
     ("chroot", "coreutils"),
     ("cp", "coreutils"),
     ("debootstrap", "debootstrap"),
     ("docker-registry", "docker-registry"),
     ("gcc", "gcc"),
+    ("grep", "grep"),
+    ("gzip", "gzip"),
     ("htpasswd", "apache2-utils"),
     ("runc", "runc"),
     ("setcap", "libcap2-bin"),
     ("skopeo", "skopeo"),
+    ("ssh-add", "openssh-client"),
+    ("ssh-agent", "openssh-client"),
+    ("ssh-keygen", "openssh-client"),
     ("tar", "tar"),
     ("umoci", "umoci"),
     ("unshare", "util-linux"),
+    ("xz", "xz-utils"),
+    ("zstd", "zstd"),
 ];
 
 /// Debian's `seccomp.json`: the profile that the pod's filter is made from.

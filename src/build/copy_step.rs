@@ -7,10 +7,9 @@ use super::stage::{Fold, Stages};
 use snapshot::{Difference, ImagePath, Suspects};
 
 use crate::context::Ignore;
-use crate::context::http::{self, FetchSettings};
+use crate::context::http;
 use crate::image::Digest;
 use crate::plan::{BaseImages as _, CopySource, CopyStep, Origin};
-use crate::registry::Settings;
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::Rootfs;
 use crate::step::{Chmod, Copier, CopyRules, Found, SourceTree, add, make_workdir};
@@ -32,6 +31,10 @@ impl<'a> Stages<'a, '_> {
                 }
                 CopySource::Inline(..) => continue,
             };
+            if step.parents {
+                copier.copy_with_parents(&sources, pattern, &step.dest).map_err(failed)?;
+                continue;
+            }
             let found = sources.find(pattern).map_err(failed)?;
             if found.is_empty() {
                 tracing::warn!("{pattern}: no file of {} matches", sources.label());
@@ -82,13 +85,11 @@ impl<'a> Stages<'a, '_> {
             .could_not(|| "make a directory for what is fetched".to_owned())?;
         let shown = http::without_credentials(url);
         tracing::info!("Fetching {shown}");
-        let fetched = http::fetch(
-            url,
-            &dir.path().join("file"),
-            &fetch_settings(&builder.order.registry),
-            || builder.interrupt.is_triggered(),
-        )
-        .map_err(|error| Failure::new(format!("could not add {error}")))?;
+        let fetched =
+            http::fetch(url, &dir.path().join("file"), &builder.order.access.fetch, || {
+                builder.interrupt.is_triggered()
+            })
+            .map_err(|error| error.while_doing("add"))?;
         let digest = Digest::from_bytes(fetched.sha256);
         let expected = step.add.as_ref().and_then(|add| add.checksum);
         if let Some(expected) = expected.filter(|expected| *expected != digest) {
@@ -204,17 +205,6 @@ impl<'a> Stages<'a, '_> {
     }
 }
 
-fn fetch_settings(registry: &Settings) -> FetchSettings {
-    FetchSettings {
-        http_proxy: registry.proxies.http.clone(),
-        https_proxy: registry.proxies.https.clone(),
-        no_proxy: registry.proxies.exceptions.clone(),
-        user_agent: registry.user_agent.clone(),
-        connect: registry.patience.connect,
-        idle: registry.patience.idle,
-    }
-}
-
 fn rules(step: &CopyStep, rootfs: &Rootfs) -> Result<CopyRules, Failure> {
     let accounts = || rootfs.accounts().could_not(|| "read the users of the image".to_owned());
     let owner = match &step.chown {
@@ -235,5 +225,5 @@ fn rules(step: &CopyStep, rootfs: &Rootfs) -> Result<CopyRules, Failure> {
         [] => None,
         patterns => Some(Ignore::new(patterns).could_not(|| "read --exclude".to_owned())?),
     };
-    Ok(CopyRules { owner, mode, exclude })
+    Ok(CopyRules { owner, mode, exclude, link: step.link })
 }

@@ -13,8 +13,10 @@
 mod builder;
 mod copy_step;
 mod images;
+mod layers;
 mod publish;
 mod roots;
+mod run_mounts;
 mod run_step;
 mod stage;
 mod tree;
@@ -25,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use tracer::{Interrupt, Tracer};
 
-use crate::context::{Context, ContextSource};
+use crate::context::{Access, Context, ContextSource, obtain};
 use crate::dockerfile::Dockerfile;
 use crate::image::{Platform, Reference};
 use crate::plan::{Arguments, PlanError, plan};
@@ -36,7 +38,10 @@ use crate::rootfs::{self, Chosen};
 use builder::Builder;
 use images::Images;
 pub use images::{NamedContext, NamedContexts};
+use layers::Times;
+pub use layers::{IgnoredPath, LayerRules};
 pub use publish::{Built, Outputs};
+pub use run_mounts::MountSources;
 use stage::Stages;
 use work::WorkDir;
 
@@ -45,6 +50,10 @@ use work::WorkDir;
 pub struct Order {
     /// Where the files are.
     pub context: ContextSource,
+    /// The directory of it that is the context of the build; empty for all of it.
+    pub context_sub_path: String,
+    /// How to reach contexts that are not on this machine.
+    pub access: Access,
     /// The Dockerfile, as given.
     pub dockerfile: String,
     /// The directory that relative paths start from.
@@ -61,6 +70,8 @@ pub struct Order {
     pub registry: Settings,
     /// Where the result goes.
     pub outputs: Outputs,
+    /// What the mounts of RUN steps are made of.
+    pub mounts: MountSources,
     /// How RUN steps are watched.
     pub watch: Watch,
     /// Where they run.
@@ -73,7 +84,9 @@ pub struct Order {
     pub own_dirs: Vec<PathBuf>,
     /// Wipe the container's root at the end.
     pub cleanup: bool,
-    /// The time that goes into config and history, RFC 3339.
+    /// What layers are made of, and how.
+    pub layers: LayerRules,
+    /// The time of the build, RFC 3339.
     pub created: String,
     /// Is told where the build keeps its files, so that whoever ends the process can remove them.
     pub work_dir: std::sync::Arc<std::sync::OnceLock<PathBuf>>,
@@ -121,20 +134,45 @@ pub enum SnapshotMode {
 /// The first thing that went wrong; no tag was moved then, unless it was the push of a further
 /// destination, and nothing is left on disk.
 pub fn build(order: &Order, interrupt: &Interrupt) -> Result<Built, Failure> {
-    let context = Context::open(&order.context, &order.dockerfile, &order.here)
-        .map_err(|error| Failure::new(error.to_string()).hint("see --context and --dockerfile"))?;
-    let dockerfile = parse(&context)?;
     let registry =
         Registry::new(order.registry.clone()).map_err(|error| registry_failure(&error))?;
     let canceller = registry.canceller();
     interrupt.also(move || canceller.cancel());
     let work = WorkDir::create(&order.kaniko_dir)?;
     order.work_dir.get_or_init(|| work.path().to_owned());
-    let result = run(order, interrupt, &context, &dockerfile, &registry, &work);
+    let result = context(order, &work, interrupt).and_then(|context| {
+        let dockerfile = parse(&context)?;
+        run(order, interrupt, &context, &dockerfile, &registry, &work)
+    });
     if result.is_err() && interrupt.is_triggered() {
         return Err(Failure::new("the build was interrupted").status(ExitStatus::of_signal(15)));
     }
     result.map_err(|failure| explained(failure, order))
+}
+
+/// The context, whole and on this machine.
+fn context(order: &Order, work: &WorkDir, interrupt: &Interrupt) -> Result<Context, Failure> {
+    let into = work.path().join("context");
+    let obtained = obtain(&order.context, &into, &order.access, interrupt)?;
+    let obtained = obtained.below(&order.context_sub_path)?;
+    Context::open(&obtained, &order.dockerfile, &order.here)
+        .map_err(|error| Failure::new(error.to_string()).hint("see --context and --dockerfile"))
+}
+
+/// The further contexts, those from elsewhere as directories of this machine.
+fn named_contexts(
+    order: &Order,
+    work: &WorkDir,
+    interrupt: &Interrupt,
+) -> Result<NamedContexts, Failure> {
+    let mut contexts = order.contexts.clone();
+    for (number, context) in contexts.values_mut().enumerate() {
+        if let NamedContext::Remote(source) = context {
+            let into = work.path().join(format!("context-{number}"));
+            *context = NamedContext::Dir(obtain(source, &into, &order.access, interrupt)?.dir);
+        }
+    }
+    Ok(contexts)
 }
 
 /// A way out for refusals that know none: a right that is missing, a disk that is full.
@@ -168,7 +206,8 @@ fn run(
     work: &WorkDir,
 ) -> Result<Built, Failure> {
     order.outputs.check(registry)?;
-    let images = Images::new(registry, &order.contexts, interrupt)?;
+    let contexts = named_contexts(order, work, interrupt)?;
+    let images = Images::new(registry, &contexts, interrupt)?;
     let target = order.target.as_deref();
     let (given, host) = (order.build_args.clone(), Platform::host());
     let arguments = Arguments::new(given, &host, &order.platform, target);
@@ -177,6 +216,8 @@ fn run(
     for name in &plan.unused_arguments {
         tracing::warn!("build argument {name} was given, but nothing declares it");
     }
+    let epoch = Times::epoch(&order.build_args, &plan.globals);
+    let times = Times::new(&order.created, epoch, order.layers.reproducible)?;
     let chosen = choose(order, work)?;
     let tracer = tracer(order.watch)?;
     let builder = Builder {
@@ -191,12 +232,14 @@ fn run(
         tracer: &tracer,
         interrupt,
         work,
+        times,
     };
     let mut stages = Stages::new(&builder, &plan)?;
     let image = stages.build_all()?;
     let mut config = image.config().clone();
-    config.created = Some(order.created.clone());
-    let image = image.with_config(config);
+    config.created = Some(builder.times.created.clone());
+    // As with Docker, annotations of the base speak of the base.
+    let image = image.with_config(config).with_annotations(order.outputs.annotations.clone());
     let built = order.outputs.publish(&image, registry, stages.into_uploads(), &images, work)?;
     if order.cleanup {
         builder.clean_up()?;

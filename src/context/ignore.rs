@@ -74,6 +74,14 @@ impl Ignore {
         self.rules.iter().any(|rule| rule.exception && rule.may_match_below(&directory))
     }
 
+    /// Whether a pattern may match something below a directory that it does not match itself. Errs on
+    /// the side of looking.
+    #[must_use]
+    pub fn may_match_below(&self, directory: &[u8]) -> bool {
+        let directory = clean(directory);
+        self.rules.iter().any(|rule| !rule.exception && rule.may_match_below(&directory))
+    }
+
     /// The last rule that says anything wins.
     fn decide(&self, hit: impl Fn(&Rule) -> bool) -> bool {
         self.rules.iter().fold(false, |ignored, rule| {

@@ -4,11 +4,13 @@
 //! based on; [`Scope`] and [`step`] turn an instruction, at its point of the
 //! build, into a [`Step`] in which nothing is left to expand.
 
+mod mounts;
 mod scope;
 mod stages;
 mod step;
 mod transfer;
 
+pub use mounts::RunMount;
 pub use scope::{Arguments, Scope};
 pub use stages::{Base, BaseImages, Origin, Plan, PlanError, PlannedStage, plan};
 pub use step::{

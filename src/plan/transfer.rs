@@ -8,15 +8,13 @@ use crate::image::Digest;
 
 impl Evaluator<'_> {
     pub(super) fn copy(&mut self, copy: &Copy) -> Result<Done, StepErrorKind> {
-        if copy.parents {
-            return Err(StepErrorKind::Unsupported("COPY --parents"));
-        }
         let from = match &copy.from {
             None => Origin::Context,
             Some(word) => resolve_origin(&word.text, self.stage, self.dockerfile, self.images)
                 .map_err(StepErrorKind::Origin)?,
         };
-        let (step, told) = self.transfer(&copy.files, from, None)?;
+        let (mut step, told) = self.transfer(&copy.files, from, None)?;
+        step.parents = copy.parents;
         let is_remote = |path: &str| is_web(path) || is_git(path);
         if told.paths.iter().any(|path| is_remote(path)) {
             return Err(StepErrorKind::Value("COPY takes no URL: write ADD".to_owned()));
@@ -86,13 +84,14 @@ impl Evaluator<'_> {
                 "several sources need a destination that is a directory: write {dest}/"
             )));
         }
-        if files.link {
-            tracing::debug!("--link: the layer is made like any other, with the same content");
-        }
         let told = transferred(&sources, &dest, chown.as_ref(), chmod.as_ref());
         let dest = destination(&working_dir(self.config), &dest);
         let exclude = files.exclude.iter().map(|word| word.text.clone()).collect();
-        Ok((CopyStep { from, sources, dest, chown, chmod, exclude, add }, told))
+        // As in the reference, where `--chmod` keeps a layer from being made for itself.
+        let link = files.link && chmod.is_none();
+        let step =
+            CopyStep { from, sources, dest, chown, chmod, exclude, link, parents: false, add };
+        Ok((step, told))
     }
 }
 

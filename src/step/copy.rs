@@ -20,6 +20,7 @@ use thiserror::Error;
 use tracer::Interrupt;
 
 use super::chmod::Chmod;
+use super::selection::{Part, Verdict};
 use super::sources::{Found, SourceTree, clean, open_file, split_last, stat_at};
 use crate::context::Ignore;
 use crate::rootfs::{Metadata, Rootfs, names_in};
@@ -55,6 +56,12 @@ pub enum CopyError {
     NeedsDirectory {
         /// As written.
         dest: String,
+    },
+    /// `--parents` does not follow links after the pivot, so there is nothing to copy.
+    #[error("{path}: --parents follows no links, and one leads there: put /./ behind it")]
+    BehindLink {
+        /// As written.
+        path: String,
     },
     /// A file over a directory, or a directory over a file.
     #[error("cannot copy {what} over {path}, which is {is}")]
@@ -108,6 +115,8 @@ pub struct CopyRules {
     pub mode: Option<Chmod>,
     /// `--exclude`.
     pub exclude: Option<Ignore>,
+    /// `--link`: what the image has on the way to the destination is not looked at.
+    pub link: bool,
 }
 
 /// Copies into a root file system, and remembers which paths it wrote.
@@ -184,14 +193,87 @@ impl<'a> Copier<'a> {
         .map_err(|error| sources.at(&found.path, error))?;
         self.copies.clear();
         if FileType::from_raw_mode(stat.st_mode).is_dir() {
-            let target = self.directory(dest)?;
-            let times = mtime(&stat);
-            self.copy_content(sources, &found.path, &found.path, &target)?;
-            return self.settle(&target, times);
+            return self.copy_tree(sources, Part::of(&found.path), &stat, dest);
         }
         let target = self.file_target(dest, &found.name)?;
         let Some(name) = name else { return Ok(()) };
-        self.copy_entry(sources, &dir, &name, &found.path, &target, &stat, None)
+        self.copy_entry(sources, &dir, &name, &found.path, &target, &stat, Part::file())
+    }
+
+    /// Copies what is in a directory into `dest`.
+    fn copy_tree(
+        &mut self,
+        sources: &SourceTree<'_>,
+        part: Part<'_>,
+        stat: &Stat,
+        dest: &str,
+    ) -> Result<(), CopyError> {
+        let target = self.directory(dest)?;
+        self.copy_content(sources, part, part.start(), &target)?;
+        self.settle(&target, mtime(stat))
+    }
+
+    /// Copies what `written` names below the directories that it stands in: all of them, or those after
+    /// the `/./` in it.
+    ///
+    /// # Errors
+    /// As [`Copier::copy`]; and nothing is there although no wildcard is used.
+    pub fn copy_with_parents(
+        &mut self,
+        sources: &SourceTree<'_>,
+        written: &str,
+        dest: &str,
+    ) -> Result<(), CopyError> {
+        let parents = sources.parents(written)?;
+        let before = self.written.len();
+        for start in &parents.starts {
+            let dir = match sources.open_dir(&start.path) {
+                Ok(dir) => dir,
+                // What a wildcard found before the pivot may be a file: it is copied as it is.
+                Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                    self.copy(sources, start, dest)?;
+                    continue;
+                }
+                Err(error) => return Err(sources.at(&start.path, error)),
+            };
+            let stat =
+                rustix::fs::fstat(&dir).map_err(|errno| sources.at(&start.path, errno.into()))?;
+            self.copies.clear();
+            let part = Part::of(&start.path).only(parents.only.as_ref());
+            self.copy_tree(sources, part, &stat, dest)?;
+        }
+        let dest = self.resolve(dest)?;
+        let copied = |path: &ImagePath| *path != dest && path.starts_with(&dest);
+        if parents.exact && parents.only.is_some() && !self.written[before..].iter().any(copied) {
+            return Err(CopyError::BehindLink { path: written.to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Copies `found` itself, not only what is in it, to `target`, which must not exist. The root of
+    /// a context gets the mode that a directory usually has.
+    ///
+    /// # Errors
+    /// As [`Copier::copy`].
+    pub fn copy_as(
+        &mut self,
+        sources: &SourceTree<'_>,
+        found: &Found,
+        target: &ImagePath,
+    ) -> Result<(), CopyError> {
+        let (parent, name) = split_last(&found.path);
+        let failed = |error| sources.at(&found.path, error);
+        let dir = sources.open_dir(&parent).map_err(failed)?;
+        self.copies.clear();
+        if let Some(name) = name {
+            let stat = stat_at(&dir, &name).map_err(failed)?;
+            return self.copy_entry(sources, &dir, &name, &found.path, target, &stat, Part::file());
+        }
+        let mut stat = rustix::fs::fstat(&dir).map_err(|errno| failed(errno.into()))?;
+        if !sources.keeps_owners() {
+            stat.st_mode = FileType::Directory.as_raw_mode() | 0o755;
+        }
+        self.copy_dir(sources, &found.path, target, &stat, Part::file(), Verdict::In)
     }
 
     /// Writes a file whose content is known, as a here-document is.
@@ -227,6 +309,10 @@ impl<'a> Copier<'a> {
             return Ok(dir.join(name.as_bytes())?);
         }
         let path = self.resolve(dest)?;
+        // With `--link` what is above may be a link, and is a directory before anybody looks below it.
+        if let Some(parent) = path.parent().filter(|_| self.rules.link) {
+            self.make_dirs(&parent)?;
+        }
         if self.rootfs.kind(&path).map_err(|source| self.write_error(&path, source))?
             == Some(Kind::Dir)
         {
@@ -239,7 +325,8 @@ impl<'a> Copier<'a> {
     }
 
     fn resolve(&self, dest: &str) -> Result<ImagePath, CopyError> {
-        let path = self.rootfs.resolve(&ImagePath::parse(clean(dest).as_bytes())?)?;
+        let path = ImagePath::parse(clean(dest).as_bytes())?;
+        let path = if self.rules.link { path } else { self.rootfs.resolve(&path)? };
         if self.rootfs.exclusions().excludes(&path) {
             return Err(CopyError::Excluded { path });
         }
@@ -252,17 +339,14 @@ impl<'a> Copier<'a> {
 
     /// Makes a directory and what is missing above it, owned as `--chown` says.
     fn make_dirs(&mut self, path: &ImagePath) -> Result<(), CopyError> {
-        let kind = self.rootfs.kind(path).map_err(|source| self.write_error(path, source))?;
-        match kind {
-            Some(Kind::Dir) => return Ok(()),
-            Some(other) => {
-                return Err(CopyError::Conflict {
-                    what: "a directory",
-                    path: path.clone(),
-                    is: named(&other),
-                });
-            }
-            None => {}
+        // A link on the way is not followed where `--link` is given, so what is above is looked at first.
+        if self.rules.link
+            && let Some(parent) = path.parent()
+        {
+            self.make_dirs(&parent)?;
+        }
+        if self.is_dir(path)? {
+            return Ok(());
         }
         if let Some(parent) = path.parent() {
             self.make_dirs(&parent)?;
@@ -280,12 +364,29 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    /// Copies what is in the directory `from` into the directory `to`. `start` is the source as
-    /// named: excluded patterns are relative to it.
+    /// Whether a directory is there already. What else is there is in the way, or goes for `--link`.
+    fn is_dir(&self, path: &ImagePath) -> Result<bool, CopyError> {
+        let write = |source| self.write_error(path, source);
+        match self.rootfs.kind(path).map_err(write)? {
+            Some(Kind::Dir) => Ok(true),
+            None => Ok(false),
+            Some(other) if self.rules.link => {
+                tracing::warn!("{path} was {}: --link makes it a directory", named(&other));
+                self.rootfs.tree().remove(path).map_err(write)?;
+                Ok(false)
+            }
+            Some(other) => {
+                let is = named(&other);
+                Err(CopyError::Conflict { what: "a directory", path: path.clone(), is })
+            }
+        }
+    }
+
+    /// Copies what is in the directory `from` into the directory `to`.
     fn copy_content(
         &mut self,
         sources: &SourceTree<'_>,
-        start: &Path,
+        part: Part<'_>,
         from: &Path,
         to: &ImagePath,
     ) -> Result<(), CopyError> {
@@ -300,17 +401,9 @@ impl<'a> Copier<'a> {
                 );
                 continue;
             }
-            self.copy_entry(sources, &dir, &name, &path, &target, &stat, Some(start))?;
+            self.copy_entry(sources, &dir, &name, &path, &target, &stat, part)?;
         }
         Ok(())
-    }
-
-    /// Whether `--exclude` drops `path`, and whether something below may stay.
-    fn excluded(&self, start: Option<&Path>, path: &Path) -> (bool, bool) {
-        let Some(exclude) = &self.rules.exclude else { return (false, true) };
-        let relative = start.and_then(|start| path.strip_prefix(start).ok()).unwrap_or(path);
-        let bytes = relative.as_os_str().as_bytes();
-        (exclude.matches(bytes), exclude.may_hold_kept(bytes))
     }
 
     #[expect(clippy::too_many_arguments, reason = "a source is its handle, name, path and status")]
@@ -322,17 +415,17 @@ impl<'a> Copier<'a> {
         path: &Path,
         target: &ImagePath,
         stat: &Stat,
-        start: Option<&Path>,
+        part: Part<'_>,
     ) -> Result<(), CopyError> {
         self.go_on()?;
         let kind = FileType::from_raw_mode(stat.st_mode);
-        let (excluded, may_hold) = self.excluded(start, path);
-        let left_out = excluded || sources.ignores(path);
-        if left_out && !(kind.is_dir() && may_hold && sources.may_hold_included(path)) {
-            return Ok(());
-        }
-        if kind.is_dir() {
-            return self.copy_dir(sources, path, target, stat, start, left_out);
+        match part.verdict(path, self.rules.exclude.as_ref(), sources) {
+            Verdict::Out => return Ok(()),
+            Verdict::PerhapsBelow if !kind.is_dir() => return Ok(()),
+            verdict @ (Verdict::In | Verdict::PerhapsBelow) if kind.is_dir() => {
+                return self.copy_dir(sources, path, target, stat, part, verdict);
+            }
+            Verdict::In | Verdict::PerhapsBelow => {}
         }
         if kind.is_socket() {
             tracing::info!("{} is a socket and is left out", path.display());
@@ -380,61 +473,31 @@ impl<'a> Copier<'a> {
         path: &Path,
         target: &ImagePath,
         stat: &Stat,
-        start: Option<&Path>,
-        only_if_needed: bool,
+        part: Part<'_>,
+        verdict: Verdict,
     ) -> Result<(), CopyError> {
-        let start = start.unwrap_or(path);
-        if only_if_needed && !self.holds_included(sources, path, start)? {
+        let only_on_the_way = verdict != Verdict::In;
+        if only_on_the_way && !part.holds_any(path, self.rules.exclude.as_ref(), sources)? {
             return Ok(());
         }
-        match self.rootfs.kind(target).map_err(|source| self.write_error(target, source))? {
-            None => {
-                let write = |source| CopyError::Write { path: target.clone(), source };
-                self.rootfs.tree().make_dir(target, 0o700).map_err(write)?;
-            }
-            Some(Kind::Dir) => {}
-            Some(other) => {
-                let is = named(&other);
-                let path = target.clone();
-                return Err(CopyError::Conflict { what: "a directory", path, is });
-            }
+        let write = |source| CopyError::Write { path: target.clone(), source };
+        let was_there = self.is_dir(target)?;
+        if !was_there {
+            self.rootfs.tree().make_dir(target, 0o700).map_err(write)?;
         }
-        self.copy_content(sources, start, path, target)?;
+        self.copy_content(sources, part, path, target)?;
+        if was_there && only_on_the_way {
+            // It is no part of what is copied, so it stays as it is.
+            return Ok(());
+        }
         let owner = self.owner(sources, stat);
         let read = sources.open_dir(path).map(File::from);
         let xattrs =
             read.and_then(|dir| xattrs_of(&dir)).map_err(|error| sources.at(path, error))?;
         let metadata = self.metadata(stat.st_mode, true, owner, &xattrs, Some(mtime(stat)));
-        let write = |source| CopyError::Write { path: target.clone(), source };
         self.rootfs.tree().set_metadata(target, &metadata).map_err(write)?;
         self.written.push(target.clone());
         Ok(())
-    }
-
-    /// Whether a directory that is left out itself holds something that is not.
-    fn holds_included(
-        &self,
-        sources: &SourceTree<'_>,
-        path: &Path,
-        start: &Path,
-    ) -> Result<bool, CopyError> {
-        let dir = sources.open_dir(path).map_err(|error| sources.at(path, error))?;
-        for name in names_in(dir.as_fd()).map_err(|error| sources.at(path, error))? {
-            let child = path.join(OsStr::from_bytes(name.as_bytes()));
-            let (excluded, may_hold) = self.excluded(Some(start), &child);
-            if !excluded && !sources.ignores(&child) {
-                return Ok(true);
-            }
-            let stat = stat_at(&dir, &name).map_err(|error| sources.at(&child, error))?;
-            if FileType::from_raw_mode(stat.st_mode).is_dir()
-                && may_hold
-                && sources.may_hold_included(&child)
-                && self.holds_included(sources, &child, start)?
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     fn settle(&mut self, dir: &ImagePath, time: Timestamp) -> Result<(), CopyError> {

@@ -5,13 +5,19 @@
 pub mod add;
 mod chmod;
 mod copy;
+mod mounts;
+mod network;
 mod output;
 mod run;
+mod selection;
 mod sources;
 mod workdir;
 
 pub use chmod::{BadMode, Chmod};
 pub use copy::{Copier, CopyError, CopyRules};
+pub use mounts::{
+    CacheDir, CacheError, CacheKey, CacheStore, Content, MountError, Mounted, Mounts,
+};
 pub use run::{Ran, RunError, Runner, run};
 pub use sources::{Found, SourceTree};
 pub use workdir::{WorkdirError, make_workdir};
