@@ -13,6 +13,9 @@ mod https;
 mod image;
 mod pod;
 mod registry;
+#[expect(dead_code, unused_imports, reason = "some of it is for the tracer's own tests")]
+#[path = "../tracer/tests/soundness/proof/mod.rs"]
+mod proof;
 mod tools;
 mod web;
 
@@ -36,5 +39,6 @@ mod results;
 mod rough_steps;
 mod run_mounts;
 mod signals;
+mod tracer_in_pod;
 mod tracers;
 mod verify;

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tracer::{Command, Credentials, Error, Interrupt, Outcome, Setup, Tracer};
+use tracer::{Command, Credentials, Error, Interrupt, Marks, Outcome, Setup, Tracer};
 
 use super::Guests;
 use super::oracle::Snapshot;
@@ -100,11 +100,27 @@ impl Scene {
 
     /// Runs a guest with one argument and an input on the tree.
     pub(crate) fn run(&self, tracer: &Tracer, guest: &str, arg: &str) -> Result<Seen, Error> {
+        self.run_in(&mut self.marks(), tracer, guest, arg)
+    }
+
+    /// Marks for the tree, which may outlive one guest.
+    pub(crate) fn marks(&self) -> Marks {
+        Marks::new(&self.root(), self.called().as_bytes())
+    }
+
+    /// As [`Scene::run`], with marks of a guest before.
+    pub(crate) fn run_in(
+        &self,
+        marks: &mut Marks,
+        tracer: &Tracer,
+        guest: &str,
+        arg: &str,
+    ) -> Result<Seen, Error> {
         let mut command = self.command(guest, arg);
         let mut stderr = tempfile::tempfile().unwrap();
         command.stderr = Some(stderr.try_clone().unwrap().into());
         let before = self.snapshot();
-        let outcome = within_limit(|interrupt| tracer.run(&command, interrupt))?;
+        let outcome = within_limit(|interrupt| tracer.run_in(marks, &command, interrupt))?;
         let after = self.snapshot();
         let mut text = String::new();
         stderr.rewind().unwrap();
