@@ -7,4 +7,5 @@ mod proof;
 
 mod guests;
 mod lifecycle;
+mod program;
 mod random;

@@ -18,7 +18,7 @@ static int filtering(unsigned flags, int nr, unsigned answer) {
   prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
   return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &p);
 }
-static int listener;
+static volatile int listener;
 static void *lets_pass(void *x) {
   struct seccomp_notif asked = {0};
   while (listener <= 0) sched_yield();
@@ -30,7 +30,7 @@ static void *lets_pass(void *x) {
 BEHAVIOUR(listener_lets_pass) {
   pthread_t t; pthread_create(&t, 0, lets_pass, 0);
   int fd = filtering(SECCOMP_FILTER_FLAG_NEW_LISTENER, SYS_unlink, SECCOMP_RET_USER_NOTIF);
-  NEEDS(fd); *(volatile int *)&listener = fd;
+  NEEDS(fd); listener = fd;
   SAYS(unlink("a")); pthread_join(t, 0);
 }
 BEHAVIOUR(own_filter) { SAYS(filtering(0, SYS_mkdir, SECCOMP_RET_ERRNO | EXDEV)); MUST(mkdir("no", 0755) < 0 && errno == EXDEV); fill("c"); }

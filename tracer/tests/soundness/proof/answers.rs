@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use snapshot::{Change, Exclusions, Index, Suspects};
-use tracer::{Choice, Status, Touched, TouchedSet, Tracer};
+use tracer::{CapSet, Choice, Status, Touched, TouchedSet, Tracer};
 
 use super::guests::{Guest, Guests};
 use super::scene::{Place, Scene};
@@ -22,16 +22,22 @@ pub(crate) struct Setting {
     pub(crate) places: &'static [Place],
     /// The user of the step; none is root.
     pub(crate) user: Option<u32>,
+    /// What the step may hold; nothing said is all that the tracer has.
+    pub(crate) keep: Option<CapSet>,
 }
 
 impl Setting {
-    /// All capabilities, on a host.
-    pub(crate) const FULL: Setting = Setting { name: "full", places: &Place::ALL, user: None };
+    /// A step that keeps all capabilities of a host.
+    pub(crate) const FULL: Setting =
+        Setting { name: "full", places: &Place::ALL, user: None, keep: None };
+    /// What a build on a host is: a step with a container's capabilities.
+    pub(crate) const HOST: Setting =
+        Setting { name: "host", places: &[Place::Namespaced], user: None, keep: CONTAINER };
+    /// The same for another user.
+    pub(crate) const USER: Setting =
+        Setting { name: "host-user", user: Some(1000), ..Setting::HOST };
     /// A container's capabilities, and nothing else of a container.
     pub(crate) const CAPABILITIES: Setting = Setting::plain("capabilities", None);
-    /// A step of another user on a host.
-    pub(crate) const USER: Setting =
-        Setting { name: "user", places: &[Place::Namespaced], user: Some(1000) };
     /// A container with a runtime's default profile.
     pub(crate) const POD: [Setting; 2] =
         [Setting::plain("pod", None), Setting::plain("pod-user", Some(1000))];
@@ -42,15 +48,17 @@ impl Setting {
     ];
 
     const fn plain(name: &'static str, user: Option<u32>) -> Setting {
-        Setting { name, places: &[Place::Plain], user }
+        Setting { name, places: &[Place::Plain], user, keep: None }
     }
 
     fn named(name: &str) -> Option<Setting> {
-        let on_host = [Setting::FULL, Setting::CAPABILITIES, Setting::USER];
+        let on_host = [Setting::FULL, Setting::HOST, Setting::USER, Setting::CAPABILITIES];
         let all = on_host.into_iter().chain(Setting::POD).chain(Setting::POD_NO_NEW_PRIVS);
         all.into_iter().find(|setting| setting.name == name)
     }
 }
+
+const CONTAINER: Option<CapSet> = Some(CapSet::CONTAINER_DEFAULT);
 
 /// What the kernel does not let a guest do here.
 const PREVENTED: i32 = 3;
@@ -88,10 +96,10 @@ fn answer(
     wrong: &mut String,
 ) -> String {
     let mut answers: BTreeMap<String, Vec<Place>> = BTreeMap::new();
-    // Where it happens is nothing to a walk.
-    let places = if choice == Choice::Off { &setting.places[..1] } else { setting.places };
+    // Only names that are read out of processes depend on where that is.
+    let places = if choice == Choice::Ptrace { setting.places } else { &setting.places[..1] };
     for place in places {
-        let text = match judge(tracer, choice, Scene::new(*place).owned_by(setting.user), guest) {
+        let text = match judge(tracer, choice, Scene::new(*place).of(setting.user, setting.keep), guest) {
             Ok(text) => text,
             Err(text) => {
                 let Guest { source, behaviour, .. } = guest;
@@ -145,8 +153,11 @@ fn judge(tracer: &Tracer, choice: Choice, scene: Scene, guest: &Guest) -> Result
 /// A reason without what differs from run to run.
 fn in_general(why: &str, scene: &Scene) -> String {
     let why = why.replace(scene.root().to_str().unwrap(), "");
-    let mut text = String::new();
-    let why = why.get(..200).unwrap_or(&why);
+    let verb = [" came ", " was ", " is "].into_iter().filter_map(|verb| why.find(verb)).min();
+    let (mut text, why) = match verb.filter(|_| why.starts_with('/')) {
+        Some(end) => ("a path".to_owned(), &why[end..]),
+        None => (String::new(), why.get(..200).unwrap_or(&why)),
+    };
     for part in why.split_inclusive(|c: char| !c.is_ascii_digit()) {
         let is_number = part.len() > 1 && part.starts_with(|c: char| c.is_ascii_digit());
         text += if is_number { "N" } else { part };

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tracer::{Command, Credentials, Error, Interrupt, Marks, Outcome, Setup, Tracer};
+use tracer::{CapSet, Command, Credentials, Error, Interrupt, Marks, Outcome, Setup, Tracer};
 
 use super::Guests;
 use super::oracle::Snapshot;
@@ -40,6 +40,8 @@ pub(crate) struct Scene {
     place: Place,
     /// Who runs the guest and owns the tree.
     user: Option<u32>,
+    /// What the guest may hold.
+    keep: Option<CapSet>,
     guests: Arc<Guests>,
 }
 
@@ -65,7 +67,7 @@ impl Scene {
     pub(crate) fn new(place: Place) -> Scene {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let scene = Scene { dir, place, user: None, guests: Guests::built() };
+        let scene = Scene { dir, place, user: None, keep: None, guests: Guests::built() };
         for name in ["proc", "dev", "guest", "work/dir/sub"] {
             fs::create_dir_all(scene.root().join(name)).unwrap();
         }
@@ -80,8 +82,9 @@ impl Scene {
     }
 
     /// Gives the tree to a user, who will run the guest; the root stays root's.
-    pub(crate) fn owned_by(mut self, user: Option<u32>) -> Scene {
+    pub(crate) fn of(mut self, user: Option<u32>, keep: Option<CapSet>) -> Scene {
         self.user = user;
+        self.keep = keep;
         if let Some(user) = user {
             for name in ["", "a", "b", "link", "dlink", "dangling", "dir"] {
                 self.give(name, user);
@@ -135,6 +138,7 @@ impl Scene {
         };
         let argv = vec![cstring(&program), CString::new(arg).unwrap()];
         let mut command = Command::new(cstring(&program), argv);
+        command.capabilities = self.keep;
         command.credentials = self.user.map(|id| Credentials { uid: id, gid: id, groups: vec![] });
         match self.place {
             Place::Plain => command.cwd = cstring(&self.root().join("work")),
