@@ -12,10 +12,10 @@ mod executor;
 mod https;
 mod image;
 mod pod;
-mod registry;
 #[expect(dead_code, unused_imports, reason = "some of it is for the tracer's own tests")]
 #[path = "../tracer/tests/soundness/proof/mod.rs"]
 mod proof;
+mod registry;
 mod tools;
 mod web;
 

@@ -61,9 +61,8 @@ fn run_random(choice: Choice, places: &[Place]) -> Known {
         let place = places[usize::try_from(seed).unwrap() % places.len()];
         let program = Program::random(seed);
         if let Some(missing) = run(&tracer, place, &program, &mut known) {
-            let mut again = |program: &Program| {
-                run(&tracer, place, program, &mut Known::default()).is_some()
-            };
+            let mut again =
+                |program: &Program| run(&tracer, place, program, &mut Known::default()).is_some();
             let small = program.shrunk(&mut again);
             writeln!(wrong, "seed {seed}: {missing}; as a fixture:").unwrap();
             writeln!(wrong, "    (Choice::{choice:?}, Place::{place:?}, \"{small}\"),").unwrap();

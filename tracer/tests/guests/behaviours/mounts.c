@@ -38,6 +38,8 @@ BEHAVIOUR(pivots_root) {
   SAYS(chdir("/")); fill("/n");
 }
 BEHAVIOUR(namespace_without_mounts) { NEEDS(unshare(CLONE_NEWNS)); fill("c"); SAYS(rename("dir", "moved")); }
+/* Everybody has left the namespace that the command started in. */
+BEHAVIOUR(namespace_nobody_stayed_in) { NEEDS(unshare(CLONE_NEWNS)); fill("/proc/self/cwd/c"); char w[4096], p[5000]; MUST(getcwd(w, sizeof w)); sprintf(p, "/proc/self/root/%s/dir", w); SAYS(rename(p, "moved")); SAYS(symlink("moved", "s")); fill("s/n"); }
 BEHAVIOUR(users_without_mounts) { own_users(0); fill("c"); SAYS(chmod("c", 0600)); int fd; SAYS(fd = open("dir", O_RDONLY)); SAYS(rename("dir", "moved")); }
 BEHAVIOUR(chroot_in_user_namespace) { own_users(0); SAYS(chroot("dir")); fill("/n"); fill("/../sub/m"); fill("dir/sub/up"); }
 BEHAVIOUR(joins_a_namespace) {

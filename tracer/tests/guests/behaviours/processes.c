@@ -12,7 +12,7 @@ BEHAVIOUR(daemon_writes_later) {
   char x; MUST(read(go[0], &x, 1) == 1);
 }
 PART(kill_itself) { fill("c"); kill(getpid(), SIGKILL); }
-BEHAVIOUR(killed_children) { for (int i = 0; i < 30; i++) { pid_t p = fork(); if (!p) for (;;) { fill("c"); unlink("c"); } for (volatile int k = 0; k < 100000; k++) {} kill(p, SIGKILL); waitpid(p, 0, 0); } }
+BEHAVIOUR(killed_children) { for (int i = 0; i < 30; i++) { int go[2]; char x; SAYS(pipe(go)); pid_t p = fork(); if (!p) for (int k = 0;; k++) { fill("c"); unlink("c"); if (k == i % 4) write(go[1], "x", 1); } MUST(read(go[0], &x, 1) == 1); kill(p, SIGKILL); waitpid(p, 0, 0); close(go[0]); close(go[1]); } }
 PART(core_dump) { struct rlimit r = {1 << 20, 1 << 20}; setrlimit(RLIMIT_CORE, &r); fill("c"); abort(); }
 BEHAVIOUR(stopped_child) {
   int s; pid_t p = fork();
@@ -50,6 +50,10 @@ static void *writes_forever(void *x) { for (int i = 0;; i++) { char n[32]; sprin
 BEHAVIOUR(ended_in_the_middle) { pthread_t t; for (long i = 0; i < 4; i++) pthread_create(&t, 0, writes_forever, (void *)i); for (int i = 0; i < 20; i++) { char n[16]; sprintf(n, "m%d", i); fill(n); } _exit(0); }
 BEHAVIOUR(executed_over_threads) { pthread_t t; for (long i = 0; i < 4; i++) pthread_create(&t, 0, writes_forever, (void *)i); for (int i = 0; i < 10; i++) { char n[16]; sprintf(n, "m%d", i); fill(n); } become(self, "creat_new"); }
 BEHAVIOUR(files_of_its_own_in_a_thread) { pthread_t t; MUST(!pthread_create(&t, 0, thread_chdir, 0)); pthread_join(t, 0); int d; SAYS(d = open("dir", O_RDONLY)); pid_t p = fork(); if (!p) { SAYS(close(d)); SAYS(dup2(open(".", O_RDONLY), d)); SAYS(mkdirat(d, "child", 0755)); _exit(0); } joined(p); SAYS(mkdirat(d, "parent", 0755)); }
-BEHAVIOUR(killed_by_pidfd) { pid_t p = fork(); if (!p) for (;;) { fill("c"); SAYS(rename("c", "d")); } int fd = syscall(434, p, 0); struct timespec t = {0, 2000000}; nanosleep(&t, 0); if (fd < 0 || syscall(424, fd, SIGKILL, 0, 0) < 0) kill(p, SIGKILL); waitpid(p, 0, 0); }
+BEHAVIOUR(killed_by_pidfd) {
+  int go[2]; char x; SAYS(pipe(go)); pid_t p = fork();
+  if (!p) for (int i = 0;; i++) { fill("c"); SAYS(rename("c", "d")); if (i == 3) MUST(write(go[1], "x", 1) == 1); }
+  MUST(read(go[0], &x, 1) == 1); int fd = syscall(434, p, 0); if (fd < 0 || syscall(424, fd, SIGKILL, 0, 0) < 0) kill(p, SIGKILL); waitpid(p, 0, 0);
+}
 BEHAVIOUR(stopped_by_a_terminal_signal) { int s; pid_t p = fork(); if (!p) { fill("c"); kill(getpid(), SIGSTOP); SAYS(unlink("c")); fill("d"); _exit(0); } SAYS(waitpid(p, &s, WUNTRACED)); MUST(WIFSTOPPED(s)); SAYS(kill(p, SIGCONT)); joined(p); }
 BEHAVIOUR(priority_and_limits) { struct rlimit r = {0}; nice(5); SAYS(getrlimit(RLIMIT_NOFILE, &r)); r.rlim_cur = 20; SAYS(setrlimit(RLIMIT_NOFILE, &r)); r.rlim_cur = r.rlim_max = 4; signal(SIGXFSZ, SIG_IGN); SAYS(setrlimit(RLIMIT_FSIZE, &r)); int fd; SAYS(fd = open("c", O_WRONLY | O_CREAT, 0644)); MUST(write(fd, "changed", 7) == 4); }

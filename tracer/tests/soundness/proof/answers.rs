@@ -99,14 +99,12 @@ fn answer(
     // Only names that are read out of processes depend on where that is.
     let places = if choice == Choice::Ptrace { setting.places } else { &setting.places[..1] };
     for place in places {
-        let text = match judge(tracer, choice, Scene::new(*place).of(setting.user, setting.keep), guest) {
-            Ok(text) => text,
-            Err(text) => {
-                let Guest { source, behaviour, .. } = guest;
-                *wrong += &format!("{source} {behaviour}, {tracer:?}, {place:?}: {text}\n");
-                "WRONG".to_owned()
-            }
-        };
+        let scene = Scene::new(*place).of(setting.user, setting.keep);
+        let text = judge(tracer, choice, &scene, guest).unwrap_or_else(|text| {
+            let Guest { source, behaviour, .. } = guest;
+            *wrong += &format!("{source} {behaviour}, {tracer:?}, {place:?}: {text}\n");
+            "WRONG".to_owned()
+        });
         answers.entry(text).or_default().push(*place);
     }
     let agreed = answers.len() == 1;
@@ -116,8 +114,8 @@ fn answer(
     answers.into_iter().map(said).collect::<Vec<_>>().join(", ")
 }
 
-fn judge(tracer: &Tracer, choice: Choice, scene: Scene, guest: &Guest) -> Result<String, String> {
-    let walk = (choice == Choice::Off).then(|| Walk::of(&scene));
+fn judge(tracer: &Tracer, choice: Choice, scene: &Scene, guest: &Guest) -> Result<String, String> {
+    let walk = (choice == Choice::Off).then(|| Walk::of(scene));
     let seen = match scene.run(tracer, guest.program, &guest.behaviour) {
         Ok(seen) => seen,
         Err(error) => return Ok(format!("refused: {error}")),
@@ -130,16 +128,19 @@ fn judge(tracer: &Tracer, choice: Choice, scene: Scene, guest: &Guest) -> Result
         }
     };
     let touched = match walk {
-        Some(walk) => match walk.changes(&scene) {
+        Some(walk) => match walk.changes(scene) {
             Ok(set) => set,
             Err(error) => {
-                return Ok(format!("refused: {}{prevented}", in_general(&error.to_string(), &scene)));
+                return Ok(format!(
+                    "refused: {}{prevented}",
+                    in_general(&error.to_string(), scene)
+                ));
             }
         },
         None => match &seen.outcome.touched {
             Touched::Only(set) => set.clone(),
             Touched::Anything(why) => {
-                return Ok(format!("anything: {}{prevented}", in_general(&why.to_string(), &scene)));
+                return Ok(format!("anything: {}{prevented}", in_general(&why.to_string(), scene)));
             }
         },
     };
@@ -230,8 +231,7 @@ fn written(guests: &[Guest], columns: &[Vec<String>]) -> String {
             row("", [""; BACKENDS.len()]);
             row(source, [""; BACKENDS.len()]);
         }
-        let cells: Vec<String> =
-            columns.iter().map(|cells| short(&cells[n], &mut notes)).collect();
+        let cells: Vec<String> = columns.iter().map(|cells| short(&cells[n], &mut notes)).collect();
         let cells: Vec<&str> = cells.iter().map(String::as_str).collect();
         row(&format!("  {}", guest.behaviour), cells.try_into().unwrap());
     }
