@@ -9,6 +9,7 @@
 mod base;
 mod craft;
 mod executor;
+mod git;
 mod https;
 mod image;
 mod pod;
@@ -21,10 +22,12 @@ mod web;
 
 mod architecture;
 mod build_basic;
+mod cloud;
 mod command_line;
 mod contexts;
 mod deploy;
 mod errors;
+mod git_contexts;
 mod harness;
 mod hostile;
 mod isolation;
@@ -33,6 +36,7 @@ mod layer_flags;
 mod layers;
 mod limits;
 mod multistage;
+mod outline;
 mod registry_flags;
 mod registry_io;
 mod results;

@@ -17,7 +17,7 @@ use crate::image::Image;
 use crate::plan::{Arguments, Step, StepError};
 use crate::registry::Registry;
 use crate::report::{Explain as _, Failure};
-use crate::rootfs::{Exclusions, Isolation, Rootfs, inflate};
+use crate::rootfs::{Exclusions, Isolation, Rootfs, Unpacker, inflate};
 
 /// What all stages of a build share.
 pub(super) struct Builder<'a> {
@@ -70,8 +70,33 @@ impl Builder<'_> {
     /// Applies the layers of an image, in order; the next ones download meanwhile.
     pub(super) fn unpack(&self, image: &Image, rootfs: &mut Rootfs) -> Result<(), Failure> {
         let started = Instant::now();
+        self.apply(image, rootfs.unpack())?;
+        rootfs.settle();
+        let (paths, count) = (rootfs.index().len(), image.layers().len());
+        let took = started.elapsed().as_secs_f64();
+        tracing::info!("Unpacked {paths} paths of {count} layers in {took:.1}s");
+        Ok(())
+    }
+
+    /// As [`Builder::unpack`], for a stage in which no program runs and from which nothing is copied:
+    /// its files are not written.
+    pub(super) fn outline(&self, image: &Image, rootfs: &mut Rootfs) -> Result<(), Failure> {
+        let started = Instant::now();
+        self.apply(image, rootfs.unpack())?;
+        rootfs.settle();
+        if !rootfs.has_account_files().could_not(|| "find the users of the image".to_owned())? {
+            tracing::debug!("the account files are links to files that were not written");
+            rootfs.start_over_with_files().could_not(|| "unpack once more".to_owned())?;
+            return self.unpack(image, rootfs);
+        }
+        let (paths, count) = (rootfs.index().len(), image.layers().len());
+        let took = started.elapsed().as_secs_f64();
+        tracing::info!("Listed {paths} paths of {count} layers in {took:.1}s");
+        Ok(())
+    }
+
+    fn apply(&self, image: &Image, mut unpacker: Unpacker<'_>) -> Result<(), Failure> {
         let count = image.layers().len();
-        let mut unpacker = rootfs.unpack();
         for (place, layer) in image.layers().iter().enumerate() {
             self.go_on()?;
             let digest = layer.descriptor.digest;
@@ -87,14 +112,7 @@ impl Builder<'_> {
             let done = unpacker.apply(archive).could_not(doing)?;
             tracing::debug!("layer {} of {count}: {done:?}", place + 1);
         }
-        unpacker.finish().could_not(|| "finish unpacking".to_owned())?;
-        rootfs.settle();
-        tracing::info!(
-            "Unpacked {} paths of {count} layers in {:.1}s",
-            rootfs.index().len(),
-            started.elapsed().as_secs_f64()
-        );
-        Ok(())
+        unpacker.finish().could_not(|| "finish unpacking".to_owned())
     }
 
     pub(super) fn place(&self, step: &Step, trigger: bool) -> String {

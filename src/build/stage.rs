@@ -6,8 +6,8 @@ use tracer::Marks;
 
 use super::builder::Builder;
 use super::layers::{Gathered, flavor_for};
+use super::needs::{Need, need};
 use super::repositories;
-use super::roots::needs_root;
 use crate::dockerfile::Instruction;
 use crate::image::{Flavor, Image, ImageLayer};
 use crate::plan::{Action, Base, Plan, PlannedStage, Scope, step};
@@ -31,18 +31,27 @@ pub(super) struct Stages<'a, 'p> {
     pub(super) finished: HashMap<usize, Finished>,
     /// Trees of images that files are copied from.
     pub(super) foreign: HashMap<String, Rootfs>,
+    /// Trees of stages that start from the image of an earlier one.
+    pub(super) prepared: HashMap<usize, Rootfs>,
     uploads: Vec<PendingUpload>,
 }
 
 impl<'a, 'p> Stages<'a, 'p> {
     pub(super) fn new(builder: &'a Builder<'a>, plan: &'p Plan<'p>) -> Result<Self, Failure> {
         for stage in &plan.stages {
-            if let (Base::Image(image, _), true) = (&stage.base, needs_root(plan, stage)) {
+            if let (Base::Image(image, _), true) = (&stage.base, need(plan, stage) != Need::Nothing)
+            {
                 builder.images.prefetch(image, &builder.work.blobs());
             }
         }
-        let (finished, foreign, uploads) = (HashMap::new(), HashMap::new(), Vec::new());
-        Ok(Self { builder, plan, finished, foreign, uploads })
+        Ok(Self {
+            builder,
+            plan,
+            finished: HashMap::new(),
+            foreign: HashMap::new(),
+            prepared: HashMap::new(),
+            uploads: Vec::new(),
+        })
     }
 
     /// The uploads that were begun.
@@ -67,7 +76,7 @@ impl<'a, 'p> Stages<'a, 'p> {
     }
 
     fn build(&mut self, stage: &PlannedStage<'_>, last: bool) -> Result<Finished, Failure> {
-        let needed = needs_root(self.plan, stage);
+        let needed = need(self.plan, stage) != Need::Nothing;
         let image = self.base_image(stage)?;
         let image = if last { self.in_format(image)? } else { image };
         let image = self.in_flavor(image)?;

@@ -14,6 +14,7 @@
 
 mod answer;
 mod auth;
+mod builtin;
 mod challenge;
 mod credentials;
 mod download;
@@ -38,7 +39,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::image::{Digest, Image, ImageLayer, Platform, Reference, Repository};
 
-pub use credentials::{Credentials, Login};
+pub use builtin::{Builtin, Helper};
+pub use credentials::{By, Credentials, Login};
 pub use error::RegistryError;
 pub use helper::Helpers;
 pub use pending::{PendingBlob, PendingUpload};
@@ -46,6 +48,7 @@ pub use secret::Secret;
 pub use settings::{Attempts, Patience, Proxies, Settings};
 
 use exchange::Client;
+use settings::Purpose;
 
 /// A tag that now points to a new image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +110,17 @@ impl Registry {
     pub fn check_push(&self, reference: &Reference) -> Result<(), RegistryError> {
         let task = push::check(&self.client, reference.repository());
         self.wait(task, || format!("check {reference}"))
+    }
+
+    /// Finds out who the user is there, without a request to the registry where that is possible.
+    pub fn log_in(&self, repositories: &[Repository]) -> Result<(), RegistryError> {
+        let task = async {
+            for repository in repositories {
+                self.client.log_in(repository, Purpose::Push).await?;
+            }
+            Ok(())
+        };
+        self.wait(task, || "log in".to_owned())
     }
 
     /// Begins to upload a layer to these repositories, those that lack it; returns at once.
