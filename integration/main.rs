@@ -13,6 +13,9 @@ mod git;
 mod https;
 mod image;
 mod pod;
+#[expect(dead_code, unused_imports, reason = "some of it is for the tracer's own tests")]
+#[path = "../tracer/tests/soundness/proof/mod.rs"]
+mod proof;
 mod registry;
 mod tools;
 mod web;
@@ -44,5 +47,6 @@ mod results;
 mod rough_steps;
 mod run_mounts;
 mod signals;
+mod tracer_in_pod;
 mod tracers;
 mod verify;
