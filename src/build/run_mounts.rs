@@ -11,8 +11,8 @@ use crate::plan::{BaseImages as _, Origin, RunMount};
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::Isolation;
 use crate::step::{
-    CacheDir, CacheError, CacheKey, CacheStore, Content, Copier, CopyRules, Mounted, Mounts,
-    SourceTree,
+    AgentSource, CacheDir, CacheError, CacheKey, CacheStore, Content, Copier, CopyRules, Mounted,
+    Mounts, SourceTree,
 };
 
 /// What mounts are made of.
@@ -20,8 +20,8 @@ use crate::step::{
 pub struct MountSources {
     /// `--secret`, by id.
     pub secrets: BTreeMap<String, Hidden>,
-    /// `--ssh`: the sockets of agents, by id.
-    pub agents: BTreeMap<String, PathBuf>,
+    /// `--ssh`, by id.
+    pub agents: BTreeMap<String, AgentSource>,
     /// The directory that caches are kept in.
     pub caches: PathBuf,
 }
@@ -99,7 +99,7 @@ impl<'a> Stages<'a, '_> {
         Ok(secret.cloned())
     }
 
-    fn agent(&self, id: &str, required: bool) -> Result<Option<PathBuf>, Failure> {
+    fn agent(&self, id: &str, required: bool) -> Result<Option<AgentSource>, Failure> {
         let agent = self.builder.order.mounts.agents.get(id);
         if agent.is_none() && required {
             return Err(Failure::new(format!(
@@ -125,14 +125,17 @@ impl<'a> Stages<'a, '_> {
             owner: *owner,
         };
         let in_place = self.builder.isolation == Isolation::InPlace;
-        let part = PathBuf::from(source.trim_start_matches('/'));
         let content = |dir: CacheDir| {
-            if !dir.path.join(&part).exists() {
-                let why = format!("there is no {source} in the cache {id:?}");
-                return Err(Failure::new(format!("RUN --mount at {target}: {why}")));
-            }
+            // Links in it are a step's, and lead nowhere but into it.
+            let inside = SourceTree::rootfs(&dir.path, &format!("the cache {id:?}"));
+            let inside = inside.could_not(|| format!("open the cache {id:?}"))?;
+            let part = inside.find_plain(source).map_err(|_| {
+                Failure::new(format!(
+                    "RUN --mount at {target}: there is no {source} in the cache {id:?}"
+                ))
+            })?;
             let shared = *sharing == crate::dockerfile::Sharing::Shared;
-            Ok(Content::Cache { dir, part: part.clone(), read_only: *read_only, shared })
+            Ok(Content::Cache { dir, part: part.path, read_only: *read_only, shared })
         };
         let same = found.mounted.iter().find_map(|other| match &other.content {
             Content::Cache { dir, .. } if dir.key == key => Some(dir),

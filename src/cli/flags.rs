@@ -1,7 +1,10 @@
 //! What can be typed. Names, short forms and defaults are kaniko's.
 
+mod commands;
 mod context;
+mod language;
 mod layers;
+mod log;
 mod outputs;
 mod registry;
 mod run_mounts;
@@ -9,12 +12,14 @@ mod tracer;
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
 use super::gobool::GoBool;
-use crate::report::{LogFormat, Verbosity};
+pub(super) use commands::{Command, LoginFlags, PushFlags};
 pub(super) use context::ContextFlags;
+pub(super) use language::{DryRun, LanguageFlags};
 pub(super) use layers::LayerFlags;
+pub(super) use log::LogFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
 pub(super) use run_mounts::RunMountFlags;
@@ -36,7 +41,8 @@ pub(super) struct Flags {
     #[command(subcommand)]
     pub(super) command: Option<Command>,
 
-    /// Path of the Dockerfile: below the current directory, or below the context.
+    /// The Dockerfile: a path below the current directory or the context, an http or https URL, or - for
+    /// standard input.
     #[arg(short = 'f', long, value_name = "PATH", default_value = "Dockerfile")]
     pub(super) dockerfile: String,
 
@@ -56,10 +62,6 @@ pub(super) struct Flags {
     /// Sets a build argument: NAME=VALUE, or NAME to take it from the environment.
     #[arg(long, value_name = "NAME[=VALUE]", action = clap::ArgAction::Append)]
     pub(super) build_arg: Vec<String>,
-
-    /// The stage to build, by name or number; the last one if not given.
-    #[arg(long, value_name = "STAGE")]
-    pub(super) target: Option<String>,
 
     /// The platform of base images and of the result: OS/ARCH[/VARIANT].
     #[arg(long, alias = "customPlatform", value_name = "PLATFORM")]
@@ -99,17 +101,11 @@ pub(super) struct Flags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub(super) cleanup: GoBool,
 
-    /// Which log lines to show: panic, fatal, error, warn, info, debug, trace.
-    #[arg(short = 'v', long, value_name = "LEVEL", default_value = "info")]
-    pub(super) verbosity: Verbosity,
+    #[command(flatten)]
+    pub(super) log: LogFlags,
 
-    /// The form of log lines: text, color, json.
-    #[arg(long, value_name = "FORMAT", default_value = "color")]
-    pub(super) log_format: LogFormat,
-
-    /// Full times in log lines.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
-    pub(super) log_timestamp: GoBool,
+    #[command(flatten)]
+    pub(super) language: LanguageFlags,
 
     #[command(flatten)]
     pub(super) tracer: TracerFlags,
@@ -130,7 +126,7 @@ pub(super) struct Flags {
 impl Flags {
     /// Templates of pipelines leave values empty: that is not to have given the flag.
     pub(super) fn without_empty_values(mut self) -> Self {
-        let texts = [&mut self.target, &mut self.custom_platform];
+        let texts = [&mut self.custom_platform];
         for text in texts {
             text.take_if(|text| text.is_empty());
         }
@@ -148,12 +144,6 @@ fn path(text: &str) -> Result<PathBuf, std::convert::Infallible> {
     Ok(PathBuf::from(text))
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum Command {
-    /// Prints the version.
-    Version,
-}
-
 /// Flags of kaniko that this version refuses by name.
 pub(super) const NOT_YET: &[&str] = &[
     "bucket",
@@ -162,12 +152,10 @@ pub(super) const NOT_YET: &[&str] = &[
     "cache-repo",
     "cache-run-layers",
     "cache-ttl",
-    "dryrun",
     "materialize",
     "no-push-cache",
     "pre-cleanup",
     "preserve-context",
-    "skip-unused-stages",
 ];
 
 #[cfg(test)]
@@ -211,9 +199,9 @@ mod tests {
 
     #[test]
     fn an_empty_value_is_none() {
-        let line = "--target= --digest-file= --tar-path= --custom-platform=";
+        let line = "--digest-file= --tar-path= --custom-platform=";
         let flags = parse(line).expect("known flags").without_empty_values();
-        assert_eq!((flags.target, flags.tar_path), (None, None));
+        assert_eq!(flags.tar_path, None);
         assert_eq!(flags.custom_platform, None);
     }
 

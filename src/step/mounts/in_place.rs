@@ -122,6 +122,10 @@ impl<'a> Placed<'a> {
         }
         let time = crate::rootfs::time_of_parent(tree, &place).map_err(failed)?;
         self.touched.extend([parent.clone(), place.clone()]);
+        let held = match parent.is_root() {
+            true => None,
+            false => Some(tree.hold(&parent).map_err(failed)?),
+        };
         let before = match there {
             None => None,
             Some(_) => Some(self.set_aside(&place).map_err(failed)?),
@@ -129,7 +133,7 @@ impl<'a> Placed<'a> {
         self.placed.push(One {
             target: target.clone(),
             place: place.clone(),
-            parent: if parent.is_root() { None } else { Some(tree.hold(&parent).map_err(failed)?) },
+            parent: held,
             own: None,
             before,
             after: After::Drop,
@@ -197,6 +201,7 @@ impl<'a> Placed<'a> {
         let copied = |source| MountError::Copy { target: target.clone(), source };
         match content {
             Content::Files { sources, found, .. } => {
+                tracing::info!("Copying {} to {target} for this step", sources.label());
                 self.copy_in(&sources, &found, place).map_err(copied)?;
                 Ok(After::Drop)
             }
@@ -213,6 +218,7 @@ impl<'a> Placed<'a> {
                     Err(error) => return Err(failed(error)),
                 }
                 let sources = SourceTree::rootfs(&path, "the cache").map_err(failed)?;
+                tracing::info!("Copying the cache {:?} to {target} for this step", dir.key.id);
                 let whole = Found { path: PathBuf::new(), name: "cache".into() };
                 self.copy_in(&sources, &whole, place).map_err(copied)?;
                 if shared {
@@ -389,7 +395,7 @@ impl<'a> Placed<'a> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let (new, old) = (format!("{name}.new"), format!("{name}.old"));
         if shared {
-            cache.reclaim().map_err(failed)?;
+            cache.reclaim(self.interrupt).map_err(|error| failed(io::Error::other(error)))?;
         }
         for left in [&new, &old].map(|name| dir.join(name)).iter().filter(|left| left.exists()) {
             std::fs::remove_dir_all(left).map_err(failed)?;
