@@ -2,13 +2,15 @@
 //!
 //! [`stages`] chooses the stages that the target needs and says what each is
 //! based on; [`Scope`] and [`step`] turn an instruction, at its point of the
-//! build, into a [`Step`] in which nothing is left to expand.
+//! build, into a [`Step`] in which nothing is left to expand; [`key`] tells what that depends on.
 
+pub mod key;
 mod scope;
 mod stages;
 mod step;
 mod transfer;
 
+pub use key::{Framed, Input, Inputs, Key};
 pub use scope::{Arguments, Scope};
 pub use stages::{Base, BaseImages, Origin, Plan, PlanError, PlannedStage, plan};
 pub use step::{

@@ -4,6 +4,7 @@
 
 pub mod add;
 mod chmod;
+mod contents;
 mod copy;
 mod output;
 mod run;
@@ -12,6 +13,7 @@ mod sources;
 mod workdir;
 
 pub use chmod::{BadMode, Chmod};
+pub use contents::contents;
 pub use copy::{Copier, CopyError, CopyRules};
 pub use run::{Ran, RunError, Runner, run};
 pub use sources::{Found, SourceTree};
