@@ -108,6 +108,7 @@ impl Layer {
 
 /// An image that was read in full.
 pub(crate) struct Image {
+    pub(crate) manifest: Value,
     pub(crate) config: Value,
     pub(crate) layers: Vec<Layer>,
     pub(crate) digest: String,
@@ -147,7 +148,7 @@ impl Image {
         let config: Value = serde_json::from_slice(&config_bytes).expect("config is JSON");
         let layers = manifest["layers"].as_array().expect("a manifest has layers");
         let layers = layers.iter().map(|layer| read_layer(layout, layer)).collect();
-        Self { config, layers, digest: digest(&manifest_bytes), problems }
+        Self { manifest, config, layers, digest: digest(&manifest_bytes), problems }
     }
 
     /// The value at a JSON pointer below the config's `config`.

@@ -219,7 +219,8 @@ fn write_accounts(home: &Path) -> PathBuf {
     path
 }
 
-fn write_certificates(home: &Path) -> (PathBuf, PathBuf) {
+/// An authority (`trust/ca.crt`), and a certificate and key for a server on loopback signed by it.
+pub(crate) fn write_certificates(home: &Path) -> (PathBuf, PathBuf) {
     let authority_key = KeyPair::generate().expect("a key");
     let mut authority = CertificateParams::new(Vec::new()).expect("no names");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -13,6 +13,7 @@
 //! file of the same layer.
 
 mod candidates;
+mod split;
 mod verdict;
 
 use std::os::fd::BorrowedFd;
@@ -52,6 +53,17 @@ pub enum Change {
     Whiteout(ImagePath),
     /// The path is new or different.
     Put(Put),
+}
+
+impl Change {
+    /// Where.
+    #[must_use]
+    pub fn path(&self) -> &ImagePath {
+        match self {
+            Self::Whiteout(path) => path,
+            Self::Put(put) => &put.path,
+        }
+    }
 }
 
 /// How the tree differs from the index.

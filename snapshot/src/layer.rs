@@ -12,7 +12,7 @@ use tempfile::{NamedTempFile, TempPath};
 
 use crate::compress::compress;
 use crate::tar::{Archive, Fault};
-use crate::{Change, Compression, Difference, Error, Fingerprint, ImagePath};
+use crate::{Change, Compression, Difference, Error, Fingerprint, ImagePath, Timestamp};
 
 /// A SHA-256 sum.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,6 +38,8 @@ pub struct Options {
     pub compression: Compression,
     /// How many threads compress; the bytes do not depend on it.
     pub threads: usize,
+    /// Later times of files become this one.
+    pub latest: Option<Timestamp>,
 }
 
 /// A packed layer. Its file goes with it, unless it is kept.
@@ -95,7 +97,7 @@ pub fn pack(
     let output = |source| Error::Output { dir: dir.to_owned(), source };
     let (file, path) = NamedTempFile::new_in(dir).map_err(output)?.into_parts();
     let packed = compress(Hashing::new(file), options.compression, options.threads, |out| {
-        write_archive(root, &difference.changes, out)
+        write_archive(root, &difference.changes, options.latest, out)
     });
     let (file, (archive, contents)) = packed.map_err(|fault| match fault {
         Fault::Tree(why) => why,
@@ -122,9 +124,10 @@ type Contents = Vec<Option<Fingerprint>>;
 fn write_archive(
     root: BorrowedFd<'_>,
     changes: &[Change],
+    latest: Option<Timestamp>,
     out: &mut dyn Write,
 ) -> Result<(Sum, Contents), Fault> {
-    let mut archive = Archive::new(Hashing::new(out));
+    let mut archive = Archive::new(Hashing::new(out), latest);
     let contents =
         changes.iter().map(|change| archive.append(root, change)).collect::<Result<_, _>>()?;
     Ok((archive.finish()?.sum(), contents))

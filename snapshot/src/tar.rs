@@ -25,6 +25,8 @@ const RECORDS_NAME: &[u8] = b"././@PaxHeader";
 /// An archive being written.
 pub(crate) struct Archive<W> {
     out: W,
+    /// What no time in the archive is later than.
+    latest: Option<Timestamp>,
     chunk: Vec<u8>,
 }
 
@@ -48,8 +50,8 @@ impl From<Error> for Fault {
 }
 
 impl<W: Write> Archive<W> {
-    pub(crate) fn new(out: W) -> Self {
-        Self { out, chunk: vec![0; CHUNK] }
+    pub(crate) fn new(out: W, latest: Option<Timestamp>) -> Self {
+        Self { out, latest, chunk: vec![0; CHUNK] }
     }
 
     /// Writes one change; gives the fingerprint of a file's content.
@@ -138,7 +140,8 @@ impl<W: Write> Archive<W> {
         let mut header = Header::new_ustar();
         let mut records = Records::default();
         set_name(&mut header, &mut records, &archive_name(path, entry));
-        set_numbers(&mut header, &mut records, entry);
+        let mtime = self.latest.map_or(entry.mtime, |latest| entry.mtime.min(latest));
+        set_numbers(&mut header, &mut records, entry, mtime);
         set_kind(&mut header, &mut records, entry, link);
         if link.is_none() {
             records.xattrs(&entry.xattrs);
@@ -198,11 +201,11 @@ fn split_name(name: &[u8]) -> Option<(&[u8], &[u8])> {
     (!prefix.is_empty() && rest.len() <= 100).then_some((prefix, rest))
 }
 
-fn set_numbers(header: &mut Header, records: &mut Records, entry: &Entry) {
+fn set_numbers(header: &mut Header, records: &mut Records, entry: &Entry, mtime: Timestamp) {
     header.set_mode(entry.mode);
     header.set_uid(records.number(b"uid", u64::from(entry.uid), OCTAL_7));
     header.set_gid(records.number(b"gid", u64::from(entry.gid), OCTAL_7));
-    header.set_mtime(records.mtime(entry.mtime));
+    header.set_mtime(records.mtime(mtime));
     header.set_size(0);
 }
 

@@ -8,6 +8,7 @@ use tracer::{Interrupt, Tracer};
 
 use super::Order;
 use super::images::{Images, NamedContext};
+use super::layers::Times;
 use super::tree::in_place_exclusions;
 use super::work::WorkDir;
 use crate::context::Context;
@@ -31,6 +32,7 @@ pub(super) struct Builder<'a> {
     pub(super) tracer: &'a Tracer,
     pub(super) interrupt: &'a Interrupt,
     pub(super) work: &'a WorkDir,
+    pub(super) times: Times,
 }
 
 impl Builder<'_> {

@@ -13,6 +13,7 @@
 mod builder;
 mod copy_step;
 mod images;
+mod layers;
 mod publish;
 mod roots;
 mod run_step;
@@ -36,6 +37,8 @@ use crate::rootfs::{self, Chosen};
 use builder::Builder;
 use images::Images;
 pub use images::{NamedContext, NamedContexts};
+use layers::Times;
+pub use layers::{IgnoredPath, LayerRules};
 pub use publish::{Built, Outputs};
 use stage::Stages;
 use work::WorkDir;
@@ -73,7 +76,9 @@ pub struct Order {
     pub own_dirs: Vec<PathBuf>,
     /// Wipe the container's root at the end.
     pub cleanup: bool,
-    /// The time that goes into config and history, RFC 3339.
+    /// What layers are made of, and how.
+    pub layers: LayerRules,
+    /// The time of the build, RFC 3339.
     pub created: String,
     /// Is told where the build keeps its files, so that whoever ends the process can remove them.
     pub work_dir: std::sync::Arc<std::sync::OnceLock<PathBuf>>,
@@ -177,6 +182,8 @@ fn run(
     for name in &plan.unused_arguments {
         tracing::warn!("build argument {name} was given, but nothing declares it");
     }
+    let epoch = Times::epoch(&order.build_args, &plan.globals);
+    let times = Times::new(&order.created, epoch, order.layers.reproducible)?;
     let chosen = choose(order, work)?;
     let tracer = tracer(order.watch)?;
     let builder = Builder {
@@ -191,12 +198,14 @@ fn run(
         tracer: &tracer,
         interrupt,
         work,
+        times,
     };
     let mut stages = Stages::new(&builder, &plan)?;
     let image = stages.build_all()?;
     let mut config = image.config().clone();
-    config.created = Some(order.created.clone());
-    let image = image.with_config(config);
+    config.created = Some(builder.times.created.clone());
+    // As with Docker, annotations of the base speak of the base.
+    let image = image.with_config(config).with_annotations(order.outputs.annotations.clone());
     let built = order.outputs.publish(&image, registry, stages.into_uploads(), &images, work)?;
     if order.cleanup {
         builder.clean_up()?;

@@ -1,14 +1,17 @@
 //! Where the result goes: files first, registries last.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+use serde_json::json;
 
 use super::images::Images;
 use super::registry_failure;
 use super::work::WorkDir;
-use crate::image::{Blob, Digest, Image, Reference};
+use crate::image::{Blob, Digest, Flavor, Image, Reference};
 use crate::registry::{PendingUpload, Registry};
 use crate::report::{Explain as _, Failure};
-use crate::sink;
+use crate::sink::{self, Place};
 
 /// Where the image is wanted.
 #[derive(Debug, Clone)]
@@ -21,8 +24,22 @@ pub struct Outputs {
     pub tar: Option<PathBuf>,
     /// `--oci-layout-path`.
     pub layout: Option<PathBuf>,
+    /// Whether the registries are asked before the build.
+    pub check: bool,
     /// `--digest-file`.
-    pub digest_file: Option<PathBuf>,
+    pub digest_file: Option<Place>,
+    /// `--image-name-with-digest-file`.
+    pub names_file: Option<Place>,
+    /// `--image-name-tag-with-digest-file`.
+    pub tags_file: Option<Place>,
+    /// Where a line of JSON for each destination is wanted (`BUILDER_OUTPUT`).
+    pub list: Option<Place>,
+    /// `--annotation`.
+    pub annotations: BTreeMap<String, String>,
+    /// `--label`.
+    pub labels: BTreeMap<String, String>,
+    /// `--image-format`.
+    pub flavor: Option<Flavor>,
 }
 
 /// What was built.
@@ -35,7 +52,13 @@ pub struct Built {
 impl Outputs {
     /// Files and directories that will be written.
     pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
-        [&self.tar, &self.layout, &self.digest_file].into_iter().flatten().map(PathBuf::as_path)
+        let results = [&self.tar, &self.layout].into_iter().flatten().map(PathBuf::as_path);
+        results.chain(self.lines().filter_map(Place::file))
+    }
+
+    /// Where lines about the image are wanted.
+    fn lines(&self) -> impl Iterator<Item = &Place> {
+        [&self.digest_file, &self.names_file, &self.tags_file, &self.list].into_iter().flatten()
     }
 
     /// Whether outputs can be written and pushed, found out before the build.
@@ -47,7 +70,7 @@ impl Outputs {
                 .tempfile_in(near)
                 .could_not(|| format!("write {}", path.display()))?;
         }
-        if !self.push {
+        if !self.push || !self.check {
             return Ok(());
         }
         let mut checked: Vec<&crate::image::Repository> = Vec::new();
@@ -76,11 +99,27 @@ impl Outputs {
         let staged = self.stage(image, images, work)?;
         self.push(image, registry, uploads, work)?;
         staged.commit()?;
-        if let Some(path) = &self.digest_file {
-            sink::write_digest(path, digest)
-                .could_not(|| format!("write the digest file {}", path.display()))?;
-        }
+        self.tell(digest, registry)?;
         Ok(Built { digest })
+    }
+
+    /// Writes the lines about the image.
+    fn tell(&self, digest: Digest, registry: &Registry) -> Result<(), Failure> {
+        let each = |line: &dyn Fn(&Reference) -> String| -> String {
+            self.destinations.iter().map(|it| format!("{}\n", line(it))).collect()
+        };
+        let json = |it: &Reference| json!({"name": it.to_string(), "digest": digest}).to_string();
+        let texts = [
+            (&self.digest_file, digest.to_string()),
+            (&self.names_file, each(&|it| it.with_digest(digest).to_string())),
+            (&self.tags_file, each(&|it| format!("{it}@{digest}"))),
+            (&self.list, each(&json)),
+        ];
+        for (place, text) in texts {
+            let Some(place) = place else { continue };
+            place.write(&text, registry).could_not(|| "tell the digest of the image".to_owned())?;
+        }
+        Ok(())
     }
 
     /// Writes the files under other names.

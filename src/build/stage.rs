@@ -2,22 +2,16 @@
 
 use std::collections::HashMap;
 
-use snapshot::{Difference, Options};
-
 use super::builder::Builder;
+use super::layers::{Gathered, flavor_for};
 use super::repositories;
 use super::roots::needs_root;
-use crate::dockerfile::{Instruction, history};
-use crate::image::{
-    Blob, BlobFile, Compression, Descriptor, Digest, Flavor, HistoryEntry, Image, ImageLayer,
-};
-use crate::plan::{Action, Base, Plan, PlannedStage, Scope, Step, step};
+use crate::dockerfile::Instruction;
+use crate::image::{Flavor, Image, ImageLayer};
+use crate::plan::{Action, Base, Plan, PlannedStage, Scope, step};
 use crate::registry::PendingUpload;
-use crate::report::{Explain as _, Failure};
+use crate::report::Failure;
 use crate::rootfs::Rootfs;
-
-/// The compression level of new layers: "best speed", as kaniko has it by default.
-const GZIP_LEVEL: u32 = 1;
 
 /// A stage that is built.
 pub(super) struct Finished {
@@ -73,6 +67,8 @@ impl<'a, 'p> Stages<'a, 'p> {
     fn build(&mut self, stage: &PlannedStage<'_>, last: bool) -> Result<Finished, Failure> {
         let needed = needs_root(self.plan, stage);
         let image = self.base_image(stage)?;
+        let image = if last { self.in_format(image)? } else { image };
+        let image = self.in_flavor(image)?;
         let rootfs = if needed { Some(self.root(stage)?) } else { None };
         let image = self.builder.images.with_fetched(&image, &self.builder.order.outputs);
         if last {
@@ -80,6 +76,9 @@ impl<'a, 'p> Stages<'a, 'p> {
         }
         let mut config = image.config().clone();
         config.config.on_build.clear();
+        if last {
+            config.config.labels.extend(self.builder.order.outputs.labels.clone());
+        }
         let inherited = match &stage.base {
             Base::Stage(number) => self.finished.get(number).map(|below| below.scope.clone()),
             Base::Scratch | Base::Image(..) => None,
@@ -87,12 +86,23 @@ impl<'a, 'p> Stages<'a, 'p> {
         let (arguments, globals) = (self.builder.arguments, self.builder.globals);
         let scope = inherited.unwrap_or_else(|| Scope::new(arguments, globals, &config.config.env));
         let image = image.with_config(config);
-        let mut fold = Fold { image, rootfs, scope, command_is_own: false, last, number: 0 };
+        let mut fold =
+            Fold { image, rootfs, scope, command_is_own: false, gathered: None, last, number: 0 };
         for (number, instruction) in stage.instructions.iter().enumerate() {
             fold.number = number + 1;
             self.one_step(stage, instruction, number, &mut fold)?;
         }
+        self.take_gathered(&mut fold)?;
         Ok(Finished { image: fold.image, rootfs: fold.rootfs, scope: fold.scope })
+    }
+
+    /// In the media types that are wanted. All layers that come get theirs from here.
+    fn in_format(&self, image: Image) -> Result<Image, Failure> {
+        let flavor = self.builder.order.outputs.flavor.unwrap_or(image.flavor());
+        image.with_flavor(flavor).map_err(|error| {
+            Failure::new(format!("--image-format: {error}"))
+                .hint("an image with zstd layers is an OCI image: use --image-format=oci")
+        })
     }
 
     fn base_image(&self, stage: &PlannedStage<'_>) -> Result<Image, Failure> {
@@ -106,9 +116,28 @@ impl<'a, 'p> Stages<'a, 'p> {
         }
     }
 
+    /// The base in a family of media types that has a name for the layers to come.
+    fn in_flavor(&self, image: Image) -> Result<Image, Failure> {
+        let flavor = flavor_for(self.builder.order.layers.compression, image.flavor());
+        if flavor != image.flavor() {
+            tracing::warn!(
+                "Docker's media types have no name for layers of zstd: the image gets OCI's"
+            );
+        }
+        let doing = "could not give the base OCI's media types";
+        image.with_flavor(flavor).map_err(|error| Failure::new(doing).because(error))
+    }
+
     /// What the base brings can go up while the steps run.
     fn upload_base(&mut self, image: &Image) {
         for layer in image.layers() {
+            self.upload(layer);
+        }
+    }
+
+    /// A new layer of the image that is pushed goes up while the next steps run.
+    pub(super) fn send(&mut self, layer: &ImageLayer, fold: &Fold) {
+        if fold.last {
             self.upload(layer);
         }
     }
@@ -156,6 +185,11 @@ impl<'a, 'p> Stages<'a, 'p> {
             if trigger { failure } else { failure.excerpt(&builder.excerpt(instruction.span)) }
         };
         let outcome = match &ready.action {
+            Action::Configure if builder.order.layers.metadata && ready.created_by.is_some() => {
+                let layer = self.pack_nothing(fold).map_err(shown)?;
+                self.record(&ready, Some(layer), fold);
+                return Ok(());
+            }
             Action::Configure => None,
             Action::Run(run) => Some(self.run(run, &ready, fold)),
             Action::Copy(copy) => Some(self.copy(copy, fold)),
@@ -165,61 +199,11 @@ impl<'a, 'p> Stages<'a, 'p> {
             None => None,
             Some(done) => {
                 let difference = done.map_err(shown)?;
-                Some(self.pack(difference, fold).map_err(shown)?)
+                self.take(difference, fold).map_err(shown)?
             }
         };
         self.record(&ready, layer, fold);
         Ok(())
-    }
-
-    /// The layer and the history line of a step.
-    fn record(&mut self, step: &Step, layer: Option<ImageLayer>, fold: &mut Fold) {
-        let empty_layer = layer.is_none();
-        if let Some(layer) = layer {
-            if fold.last {
-                self.upload(&layer);
-            }
-            fold.image = fold.image.clone().with_layer(layer);
-        }
-        if let Some(created_by) = &step.created_by {
-            fold.image = fold.image.clone().with_history(HistoryEntry {
-                created: Some(self.builder.order.created.clone()),
-                created_by: Some(created_by.clone()),
-                comment: Some(history::COMMENT.to_owned()),
-                empty_layer,
-                ..HistoryEntry::default()
-            });
-        }
-    }
-
-    /// Packs a difference and takes it into the index.
-    fn pack(&mut self, mut difference: Difference, fold: &mut Fold) -> Result<ImageLayer, Failure> {
-        let builder = self.builder;
-        let flavor = fold.image.flavor();
-        let rootfs = fold.root_mut()?;
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let options =
-            Options { compression: snapshot::Compression::Gzip { level: GZIP_LEVEL }, threads };
-        let packed = rootfs
-            .pack(&mut difference, &builder.work.layers(), options)
-            .could_not(|| "pack the layer".to_owned())?;
-        rootfs.accept(&difference);
-        let digest = Digest::from_bytes(packed.digest.0);
-        let diff_id = Digest::from_bytes(packed.diff_id.0);
-        let size = packed.size;
-        tracing::info!(
-            "Layer of {} {}, {}",
-            difference.changes.len(),
-            if difference.changes.len() == 1 { "entry" } else { "entries" },
-            bytes(size)
-        );
-        let media_type = flavor.layer(Compression::Gzip).unwrap_or_default();
-        let path = packed.into_temp_path();
-        Ok(ImageLayer {
-            descriptor: Descriptor::new(media_type, digest, size),
-            diff_id,
-            blob: Blob::File(BlobFile::temporary(path)),
-        })
     }
 }
 
@@ -229,6 +213,7 @@ pub(super) struct Fold {
     rootfs: Option<Rootfs>,
     scope: Scope,
     command_is_own: bool,
+    pub(super) gathered: Option<Gathered>,
     last: bool,
     number: usize,
 }

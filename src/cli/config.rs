@@ -1,14 +1,18 @@
 //! What was meant: an [`Order`] for the build, made of flags and environment in this one place.
 
+mod credentials;
+mod layers;
+mod outputs;
+mod registry;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::flags::Flags;
-use crate::build::{NamedContext, NamedContexts, Order, Outputs, SnapshotMode, Verify, Watch};
+use crate::build::{NamedContext, NamedContexts, Order, SnapshotMode, Verify, Watch};
 use crate::context::ContextSource;
-use crate::image::{Platform, Reference};
-use crate::registry::{Credentials, Helpers, Proxies, Settings};
+use crate::image::Platform;
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::{Container, container};
 
@@ -56,7 +60,8 @@ impl Surroundings {
 /// # Errors
 /// Flags that mean nothing, or contradict each other.
 pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failure> {
-    let outputs = outputs(flags, around)?;
+    let outputs = outputs::outputs(flags, around)?;
+    let layers = layers::rules(&flags.layers, outputs.flavor)?;
     let platform = match &flags.custom_platform {
         None => Platform::host(),
         Some(text) => text
@@ -74,10 +79,13 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         dockerfile: flags.dockerfile.clone(),
         here: around.here.clone(),
         contexts: contexts(&flags.build_context, &around.here)?,
-        build_args: build_args(&flags.build_arg, around),
+        build_args: layers::with_epoch(
+            build_args(&flags.build_arg, around),
+            around.variable(layers::EPOCH),
+        ),
         target: flags.target.clone().filter(|target| !target.is_empty()),
         platform,
-        registry: registry(flags, around)?,
+        registry: registry::registry(&flags.registry, around)?,
         outputs,
         watch: watch(flags)?,
         isolation: flags
@@ -88,19 +96,14 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         kaniko_dir: kaniko_dir(flags, around),
         own_dirs: own_dirs(around),
         cleanup: switch(flags.cleanup.0, "KANIKO_CLEANUP", around)?,
+        layers,
         created: around.now.clone(),
         work_dir: std::sync::Arc::default(),
     })
 }
 
 /// Variables that stand for flags which this version does not have: going on would ignore them.
-const NOT_YET: [&str; 5] = [
-    "KANIKO_REGISTRY_MIRROR",
-    "KANIKO_REGISTRY_MAP",
-    "KANIKO_PRE_CLEANUP",
-    "KANIKO_PRESERVE_CONTEXT",
-    "KANIKO_PRINT_PLAN",
-];
+const NOT_YET: [&str; 3] = ["KANIKO_PRE_CLEANUP", "KANIKO_PRESERVE_CONTEXT", "KANIKO_PRINT_PLAN"];
 
 fn refuse_variables(around: &Surroundings) -> Result<(), Failure> {
     match NOT_YET.iter().find(|name| around.variable(name).is_some()) {
@@ -121,37 +124,6 @@ fn switch(flag: bool, name: &str, around: &Surroundings) -> Result<bool, Failure
             .map(|value| value.0)
             .map_err(|error| Failure::new(format!("{name}={text}: {error}"))),
     }
-}
-
-fn outputs(flags: &Flags, around: &Surroundings) -> Result<Outputs, Failure> {
-    let no_push = switch(flags.no_push.is_some_and(|flag| flag.0), "KANIKO_NO_PUSH", around)?;
-    let parse = |text: &String| {
-        let reference: Reference =
-            text.parse().map_err(|error| Failure::new(format!("--destination={text}: {error}")))?;
-        if reference.digest().is_some() {
-            return Err(Failure::new(format!(
-                "--destination={text}: a digest cannot be pushed to"
-            ))
-            .hint("give a tag"));
-        }
-        Ok(reference)
-    };
-    let destinations: Vec<Reference> =
-        flags.destination.iter().map(parse).collect::<Result<_, _>>()?;
-    if destinations.is_empty() && !no_push {
-        return Err(Failure::new("you must provide --destination, or use --no-push"));
-    }
-    if flags.digest_file.as_ref().is_some_and(|path| path.to_string_lossy().contains("://")) {
-        return Err(Failure::new("--digest-file: this version writes to files only"));
-    }
-    let absolute = |path: &PathBuf| around.here.join(path);
-    Ok(Outputs {
-        destinations,
-        push: !no_push,
-        tar: flags.tar_path.as_ref().map(absolute),
-        layout: flags.oci_layout_path.as_ref().map(absolute),
-        digest_file: flags.digest_file.as_ref().map(absolute),
-    })
 }
 
 /// `NAME=VALUE`; `NAME` alone takes the value of that variable, empty if there is none.
@@ -280,69 +252,6 @@ fn own_dirs(around: &Surroundings) -> Vec<PathBuf> {
     dirs
 }
 
-fn registry(flags: &Flags, around: &Surroundings) -> Result<Settings, Failure> {
-    let mut certificates = BTreeMap::new();
-    for text in &flags.registry_certificate {
-        let (host, file) = text.split_once('=').ok_or_else(|| {
-            Failure::new(format!("--registry-certificate={text}: write HOST=FILE"))
-        })?;
-        let file = around.here.join(file);
-        std::fs::metadata(&file)
-            .map_err(|error| Failure::new(format!("--registry-certificate={text}: {error}")))?;
-        certificates.insert(host.to_owned(), file);
-    }
-    Ok(Settings {
-        insecure: flags.insecure.0,
-        insecure_pull: flags.insecure_pull.0,
-        insecure_registries: flags.insecure_registry.clone(),
-        skip_tls_verify: flags.skip_tls_verify.0,
-        certificates,
-        credentials: credentials(around)?,
-        proxies: Proxies {
-            http: around.either("HTTP_PROXY"),
-            https: around.either("HTTPS_PROXY"),
-            exceptions: around.either("NO_PROXY"),
-        },
-        user_agent: user_agent(around),
-        ..Settings::default()
-    })
-}
-
-fn user_agent(around: &Surroundings) -> String {
-    let own = concat!("kaniko-rs/", env!("CARGO_PKG_VERSION"));
-    match around.variable("UPSTREAM_CLIENT_TYPE") {
-        Some(client) => format!("{own},{client}"),
-        None => own.to_owned(),
-    }
-}
-
-/// `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`, else podman's files.
-fn credentials(around: &Surroundings) -> Result<Credentials, Failure> {
-    let docker = around.variable("DOCKER_CONFIG").map(|dir| Path::new(dir).join("config.json"));
-    let home = around.variable("HOME").map(|dir| Path::new(dir).join(".docker/config.json"));
-    let podman = around.variable("REGISTRY_AUTH_FILE").map(PathBuf::from);
-    let runtime =
-        around.variable("XDG_RUNTIME_DIR").map(|dir| Path::new(dir).join("containers/auth.json"));
-    let candidates = [docker, home, podman, runtime];
-    let helpers = Helpers {
-        directories: around
-            .variable("PATH")
-            .map(|path| std::env::split_paths(path).collect())
-            .unwrap_or_default(),
-        environment: around
-            .env
-            .iter()
-            .map(|(name, value)| (OsString::from(name), OsString::from(value)))
-            .collect(),
-    };
-    let none = Credentials::anonymous().with_helpers(helpers);
-    let Some(path) = candidates.into_iter().flatten().find(|path| path.is_file()) else {
-        return Ok(none);
-    };
-    let bytes = std::fs::read(&path).could_not(|| format!("read {}", path.display()))?;
-    none.with_docker_config(&bytes, &path).map_err(|error| Failure::new(error.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -408,23 +317,6 @@ mod tests {
         assert_eq!(at, NamedContext::Layout { dir: "/x/job@2/base".into(), name: None });
         for text in ["x", "x=/does/not/exist", "x=ftp://y"] {
             assert!(contexts(&[text.to_owned()], Path::new("/")).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_destination_is_needed_unless_nothing_is_pushed() {
-        for (line, good) in [
-            ("", false),
-            ("--no-push", true),
-            ("--no-push=false", false),
-            ("-d r.example/x", true),
-            (
-                "-d r.example/x@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-                false,
-            ),
-            ("-d UPPER/x:", false),
-        ] {
-            assert_eq!(outputs(&flags(line), &around()).is_ok(), good, "{line}");
         }
     }
 }

@@ -1,11 +1,18 @@
 //! What can be typed. Names, short forms and defaults are kaniko's.
 
+mod layers;
+mod outputs;
+mod registry;
+
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
 use super::gobool::GoBool;
 use crate::report::{LogFormat, Verbosity};
+pub(super) use layers::LayerFlags;
+pub(super) use outputs::OutputFlags;
+pub(super) use registry::RegistryFlags;
 
 /// Builds a container image from a Dockerfile, without a daemon, and pushes it.
 #[derive(Debug, Parser)]
@@ -64,29 +71,9 @@ pub(super) struct Flags {
     #[arg(long, value_name = "DIR", value_parser = path)]
     pub(super) oci_layout_path: Option<PathBuf>,
 
-    /// Writes the digest of the image to this file.
-    #[arg(long, value_name = "FILE", value_parser = path)]
-    pub(super) digest_file: Option<PathBuf>,
-
-    /// Pushes by plain HTTP.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
-    pub(super) insecure: GoBool,
-
-    /// Pulls by plain HTTP.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
-    pub(super) insecure_pull: GoBool,
-
-    /// Speaks plain HTTP with this registry; repeat for several.
-    #[arg(long, value_name = "HOST", action = clap::ArgAction::Append)]
-    pub(super) insecure_registry: Vec<String>,
-
-    /// Does not verify the certificates of registries.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
-    pub(super) skip_tls_verify: GoBool,
-
-    /// A certificate authority for one registry: HOST=FILE (PEM); repeat for several.
-    #[arg(long, value_name = "HOST=FILE", action = clap::ArgAction::Append)]
-    pub(super) registry_certificate: Vec<String>,
+    /// Writes the digest of the image to this file, or PUTs it to this https URL.
+    #[arg(long, value_name = "FILE|URL", default_value = "", hide_default_value = true)]
+    pub(super) digest_file: String,
 
     /// Traces RUN steps and looks only at what they touched; =false walks the
     /// file system after each step instead.
@@ -143,6 +130,15 @@ pub(super) struct Flags {
     /// Full times in log lines.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub(super) log_timestamp: GoBool,
+
+    #[command(flatten)]
+    pub(super) registry: RegistryFlags,
+
+    #[command(flatten)]
+    pub(super) result: OutputFlags,
+
+    #[command(flatten)]
+    pub(super) layers: LayerFlags,
 }
 
 impl Flags {
@@ -157,12 +153,7 @@ impl Flags {
         for text in texts {
             text.take_if(|text| text.is_empty());
         }
-        let paths = [
-            &mut self.tar_path,
-            &mut self.oci_layout_path,
-            &mut self.digest_file,
-            &mut self.kaniko_dir,
-        ];
+        let paths = [&mut self.tar_path, &mut self.oci_layout_path, &mut self.kaniko_dir];
         for path in paths {
             path.take_if(|path| path.as_os_str().is_empty());
         }
@@ -184,7 +175,6 @@ pub(super) enum Command {
 
 /// Flags of kaniko that this version refuses by name.
 pub(super) const NOT_YET: &[&str] = &[
-    "annotation",
     "bucket",
     "cache",
     "cache-copy-layers",
@@ -192,40 +182,16 @@ pub(super) const NOT_YET: &[&str] = &[
     "cache-repo",
     "cache-run-layers",
     "cache-ttl",
-    "compressed-caching",
-    "compression",
-    "compression-level",
     "context-sub-path",
     "credential-helpers",
     "dryrun",
-    "force-build-metadata",
     "git",
-    "ignore-path",
-    "ignore-var-run",
-    "image-download-retry",
-    "image-format",
-    "image-fs-extract-retry",
-    "image-name-tag-with-digest-file",
-    "image-name-with-digest-file",
-    "label",
     "materialize",
     "no-push-cache",
     "pre-cleanup",
     "preserve-context",
-    "push-ignore-immutable-tag-errors",
-    "push-retry",
-    "registry-client-cert",
-    "registry-map",
-    "registry-mirror",
-    "reproducible",
     "secret",
-    "single-snapshot",
-    "skip-default-registry-fallback",
-    "skip-push-permission-check",
-    "skip-tls-verify-pull",
-    "skip-tls-verify-registry",
     "skip-unused-stages",
-    "whitelist-var-run",
 ];
 
 #[cfg(test)]
@@ -271,7 +237,7 @@ mod tests {
     fn an_empty_value_is_none() {
         let line = "--target= --digest-file= --tar-path= --snapshot-mode= --custom-platform=";
         let flags = parse(line).expect("known flags").without_empty_values();
-        assert_eq!((flags.target, flags.digest_file, flags.tar_path), (None, None, None));
+        assert_eq!((flags.target, flags.tar_path), (None, None));
         assert_eq!((flags.snapshot_mode, flags.custom_platform), (None, None));
     }
 

@@ -168,6 +168,7 @@ impl Variables for Scope {
 pub(super) fn is_predefined(name: &str) -> bool {
     let platform = name.strip_prefix("BUILD").or_else(|| name.strip_prefix("TARGET"));
     PROXIES.contains(&name)
+        || name == "SOURCE_DATE_EPOCH"
         || matches!(platform, Some("PLATFORM" | "OS" | "OSVERSION" | "ARCH" | "VARIANT" | "STAGE"))
 }
 

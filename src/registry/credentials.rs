@@ -97,7 +97,11 @@ impl Credentials {
 
     /// The files that logins come from.
     pub fn origins(&self) -> impl Iterator<Item = &Path> {
-        let logins = self.files.iter().filter(|(_, file)| !file.auths.is_empty());
+        let is_file = |origin: &Path| origin.is_absolute();
+        let logins = self
+            .files
+            .iter()
+            .filter(move |(origin, file)| !file.auths.is_empty() && is_file(origin));
         logins.map(|(origin, _)| origin.as_path())
     }
 

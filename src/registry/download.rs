@@ -11,6 +11,7 @@ use tokio::io::{AsyncSeekExt, AsyncWriteExt, BufWriter};
 use super::RegistryError;
 use super::answer::causes;
 use super::exchange::{Client, Failure, Request, stalled};
+use super::retry;
 use super::settings::Purpose;
 use crate::image::{
     Blob, BlobFile, Descriptor, Digest, Hasher, ImageError, ImageLayer, Repository,
@@ -25,10 +26,14 @@ pub(crate) async fn fetch(
     layer: &ImageLayer,
     dir: &Path,
 ) -> Result<BlobFile, RegistryError> {
+    let settings = &client.settings;
     match &layer.blob {
         Blob::File(file) => Ok(file.clone()),
         Blob::Layout(layout) => verify_layout(layout, &layer.descriptor).await,
-        Blob::Registry(repository) => download(client, repository, &layer.descriptor, dir).await,
+        Blob::Registry(repository) => {
+            let attempt = || download(client, repository, &layer.descriptor, dir);
+            retry::again(settings.attempts.layer, settings.patience, attempt).await
+        }
     }
 }
 

@@ -113,6 +113,31 @@ impl RegistryError {
         matches!(self, Self::NotFound { .. })
     }
 
+    /// Whether it has nothing to do with the registry or the way there.
+    pub(crate) fn is_ours(&self) -> bool {
+        match self {
+            Self::Settings(_) | Self::Io { .. } | Self::Cancelled(_) => true,
+            Self::Denied { .. }
+            | Self::NotFound { .. }
+            | Self::Status { .. }
+            | Self::Network { .. }
+            | Self::Answer { .. }
+            | Self::Image { .. }
+            | Self::Credentials(_) => false,
+        }
+    }
+
+    /// Whether a registry says that the tag exists and must not be moved. There is no code for it:
+    /// these are the words of Google Artifact Registry and of Amazon ECR.
+    pub(crate) fn is_immutable_tag(&self) -> bool {
+        let (Self::Status { message, .. } | Self::Denied { message, .. }) = self else {
+            return false;
+        };
+        message.contains("enabled tag immutability")
+            || message.contains("cannot be overwritten because the repository is immutable")
+            || message.contains("cannot be overwritten because the tag is immutable")
+    }
+
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }

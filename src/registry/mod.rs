@@ -23,6 +23,7 @@ mod helper;
 mod pending;
 mod pull;
 mod push;
+mod put;
 mod retry;
 mod secret;
 mod settings;
@@ -44,7 +45,7 @@ pub use error::RegistryError;
 pub use helper::Helpers;
 pub use pending::{PendingBlob, PendingUpload};
 pub use secret::Secret;
-pub use settings::{Patience, Proxies, Settings};
+pub use settings::{Attempts, Patience, Proxies, Settings};
 
 use exchange::Client;
 
@@ -179,6 +180,11 @@ impl Registry {
         }
         let task = push::push(&self.client, image, references, dir);
         self.wait(task, || "push".to_owned())
+    }
+
+    /// PUTs a short text to an https URL, of which only the host is ever shown.
+    pub fn put(&self, url: &Secret, text: &str) -> Result<(), RegistryError> {
+        self.wait(put::put(&self.client, url, text), || "PUT".to_owned())
     }
 
     /// What ends it from another thread.

@@ -7,6 +7,7 @@ use reqwest::{Method, StatusCode};
 use super::RegistryError;
 use super::answer::{Unread, read_limited};
 use super::exchange::{Client, Failure, Request};
+use super::retry;
 use super::settings::Purpose;
 use crate::image::{
     Blob, Descriptor, Digest, Document, Flavor, Image, MANIFEST_LIMIT, Manifest, Platform,
@@ -29,6 +30,16 @@ const ACCEPTED: [&str; 4] = [
 
 /// Pulls from the places that stand for the registry, in order, and from the registry itself last.
 pub(crate) async fn pull(
+    client: &Client,
+    reference: &Reference,
+    platform: &Platform,
+) -> Result<Image, RegistryError> {
+    let settings = &client.settings;
+    let attempt = || pull_anywhere(client, reference, platform);
+    retry::again(settings.attempts.pull, settings.patience, attempt).await
+}
+
+async fn pull_anywhere(
     client: &Client,
     reference: &Reference,
     platform: &Platform,

@@ -6,6 +6,7 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
 
 use super::exchange::{Body, Client, Request};
+use super::retry;
 use super::settings::Purpose;
 use super::upload::{self, Source};
 use super::{Pushed, RegistryError};
@@ -33,13 +34,38 @@ pub(crate) async fn push(
 ) -> Result<Vec<Pushed>, RegistryError> {
     let digest = image.digest();
     let mut pushed = Vec::with_capacity(references.len());
+    let settings = &client.settings;
     for reference in references {
-        blobs(client, image, reference.repository(), dir).await?;
-        manifest(client, image, reference, digest).await?;
-        tracing::debug!("pushed {}@{digest}", reference.repository());
-        pushed.push(Pushed { reference: reference.clone(), digest });
+        let attempt = || to_one(client, image, reference, digest, dir);
+        match retry::again(settings.attempts.push, settings.patience, attempt).await {
+            Ok(true) => {
+                tracing::debug!("pushed {}@{digest}", reference.repository());
+                pushed.push(Pushed { reference: reference.clone(), digest });
+            }
+            Ok(false) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(pushed)
+}
+
+/// What a manifest names first, then the manifest. Whether the tag is this image now.
+async fn to_one(
+    client: &Client,
+    image: &Image,
+    reference: &Reference,
+    digest: Digest,
+    dir: &Path,
+) -> Result<bool, RegistryError> {
+    blobs(client, image, reference.repository(), dir).await?;
+    match manifest(client, image, reference, digest).await {
+        Err(error) if client.settings.ignore_immutable_tags && error.is_immutable_tag() => {
+            tracing::warn!("{error}; the tag stays as it is, as asked for");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+        Ok(()) => Ok(true),
+    }
 }
 
 /// Layers beside each other, the config with them.

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use reqwest::StatusCode;
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 
-use super::Patience;
+use super::{Patience, RegistryError};
 
 /// The tries that are left for one request.
 pub(crate) struct Budget {
@@ -41,6 +41,28 @@ impl Budget {
         tracing::warn!("{why}; trying again in {:.1} s", pause.as_secs_f64());
         tokio::time::sleep(pause).await;
         true
+    }
+}
+
+/// Does something until it succeeds, at most `more` times after the first, with pauses that double.
+///
+/// What no time can mend is not done again: a cancelled operation, or something wrong on this machine.
+pub(crate) async fn again<T, F: Future<Output = Result<T, RegistryError>>>(
+    more: u32,
+    patience: Patience,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, RegistryError> {
+    let first_pause = patience.first_pause.saturating_mul(2);
+    let mut budget =
+        Budget::new(Patience { tries: more.saturating_add(1), first_pause, ..patience });
+    loop {
+        let error = match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        if error.is_ours() || !budget.pause(&error.to_string(), None).await {
+            return Err(error);
+        }
     }
 }
 

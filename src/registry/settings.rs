@@ -29,6 +29,10 @@ pub struct Settings {
     pub maps: BTreeMap<String, Vec<String>>,
     /// Whether a mapped registry itself is left out when its maps fail.
     pub skip_default_registry_fallback: bool,
+    /// Whether a tag that exists and must not be moved is taken for pushed (`--push-ignore-immutable-tag-errors`).
+    pub ignore_immutable_tags: bool,
+    /// How often whole operations are begun again.
+    pub attempts: Attempts,
     /// Who the user is, by registry.
     pub credentials: Credentials,
     /// Proxies; nothing is read from the environment here.
@@ -67,6 +71,18 @@ pub struct Patience {
     pub idle: Duration,
 }
 
+/// How often an operation of several requests is begun again when it failed, whatever the reason: each
+/// of its requests has had its own tries by then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attempts {
+    /// The push to one destination (`--push-retry`).
+    pub push: u32,
+    /// The look-up of an image: manifest and config (`--image-download-retry`).
+    pub pull: u32,
+    /// The download of a layer (`--image-fs-extract-retry`).
+    pub layer: u32,
+}
+
 impl Default for Patience {
     fn default() -> Self {
         Self {
@@ -92,6 +108,8 @@ impl Default for Settings {
             client_certificates: BTreeMap::new(),
             maps: BTreeMap::new(),
             skip_default_registry_fallback: false,
+            ignore_immutable_tags: false,
+            attempts: Attempts::default(),
             credentials: Credentials::anonymous(),
             proxies: Proxies::default(),
             user_agent: concat!("kaniko-rs/", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -135,8 +135,20 @@ impl Rootfs {
     /// # Errors
     /// The tree cannot be read, or holds what no layer can.
     pub fn difference(&self, suspects: &Suspects) -> Result<Difference, RootfsError> {
+        self.difference_from(&self.index, suspects)
+    }
+
+    /// What changed since the tree was as `before` says, looking where the suspects say.
+    ///
+    /// # Errors
+    /// As [`Rootfs::difference`].
+    pub fn difference_from(
+        &self,
+        before: &Index,
+        suspects: &Suspects,
+    ) -> Result<Difference, RootfsError> {
         let exclusions = self.exclusions.for_snapshot();
-        Ok(snapshot::diff(self.tree.as_fd(), &self.index, suspects, &exclusions)?)
+        Ok(snapshot::diff(self.tree.as_fd(), before, suspects, &exclusions)?)
     }
 
     /// Takes a difference into the index.

@@ -14,8 +14,9 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::image::{Digest, ImageError};
+use crate::registry::RegistryError;
 
-pub use digest_file::write_digest;
+pub use digest_file::{Place, write_text};
 pub use docker_archive::{StagedArchive, stage_docker_archive, write_docker_archive};
 pub use oci_layout::{StagedLayout, stage_oci_layout, write_oci_layout};
 
@@ -42,6 +43,9 @@ pub enum SinkError {
     /// An image that cannot be written in this form.
     #[error(transparent)]
     Image(ImageError),
+    /// A URL that did not take the text.
+    #[error(transparent)]
+    Put(RegistryError),
     /// The place is taken by something that is not replaced.
     #[error("{path} exists and is no OCI layout: it is not replaced")]
     Occupied {

@@ -155,8 +155,8 @@ fn a_corrupt_layout_is_refused() {
 fn a_digest_has_no_newline_and_makes_its_directories() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a/b/digest");
-    write_digest(&path, Digest::of(b"")).unwrap();
-    write_digest(&path, Digest::of(b"x")).unwrap();
+    write_text(&path, "first").unwrap();
+    write_text(&path, &Digest::of(b"x").to_string()).unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap(), Digest::of(b"x").to_string());
     assert_eq!(names(&dir.path().join("a/b")), ["digest"]);
 }

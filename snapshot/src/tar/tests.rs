@@ -47,7 +47,7 @@ fn names_split_at_a_slash() {
 }
 
 fn header_of(entry: &Entry) -> Vec<u8> {
-    let mut archive = Archive::new(Vec::new());
+    let mut archive = Archive::new(Vec::new(), None);
     archive.header(&ImagePath::root().join(b"f").unwrap(), entry, None).unwrap();
     archive.out
 }
@@ -72,6 +72,24 @@ fn records_only_where_they_are_needed() {
         if let Some(want) = want {
             assert_eq!(&bytes[BLOCK..BLOCK + want.len()], want.as_bytes(), "{case}");
         }
+    }
+}
+
+#[test]
+fn a_time_that_is_too_late_is_clamped() {
+    for (time, latest, want) in [
+        (Timestamp::new(5, 1), None, "5.000000001"),
+        (Timestamp::new(5, 1), Some(Timestamp::new(5, 0)), "5"),
+        (Timestamp::new(4, 5), Some(Timestamp::new(5, 0)), "4.000000005"),
+        (Timestamp::new(5, 0), Some(Timestamp::new(-5, 0)), "-5"),
+    ] {
+        let mut archive = Archive::new(Vec::new(), latest);
+        let entry = Entry { mtime: time, ..Entry::new(Kind::Fifo, 0o644) };
+        archive.header(&ImagePath::root().join(b"f").unwrap(), &entry, None).unwrap();
+        let record = format!("mtime={want}\n");
+        let text = String::from_utf8_lossy(&archive.out).into_owned();
+        let plain = Header::from_byte_slice(&archive.out[archive.out.len() - BLOCK..]).mtime();
+        assert!(text.contains(&record) || plain.unwrap().to_string() == want, "{time:?} {text}");
     }
 }
 
@@ -111,7 +129,7 @@ fn a_file_that_moves_while_it_is_read() {
         let path = ImagePath::root().join(b"f").unwrap();
         let entry = observe(root.as_fd(), &path).unwrap().unwrap().entry;
         let put = Change::Put(Put { path, entry, link_to: None });
-        let mut archive = Archive::new(Meddler(|| file.set_len(new_length).unwrap()));
+        let mut archive = Archive::new(Meddler(|| file.set_len(new_length).unwrap()), None);
         let refused = archive.append(root.as_fd(), &put);
         assert!(
             matches!(refused, Err(Fault::Tree(Error::Moved { .. }))),

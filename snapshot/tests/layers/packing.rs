@@ -60,8 +60,9 @@ fn the_bytes_do_not_depend_on_the_threads() {
         Compression::Gzip { level: 9 },
         Compression::Zstd { level: 3 },
     ] {
-        let layers = [1, 2, 5]
-            .map(|threads| packed(&sandbox, &difference, Options { compression, threads }));
+        let layers = [1, 2, 5].map(|threads| {
+            packed(&sandbox, &difference, Options { compression, threads, latest: None })
+        });
         for layer in &layers {
             assert_eq!(layer.digest, layers[0].digest, "{compression:?}");
             assert_eq!(layer.diff_id, plain.diff_id, "{compression:?}");
@@ -78,7 +79,7 @@ fn other_programs_read_it() {
     let layer = packed(
         &sandbox,
         &difference,
-        Options { compression: Compression::Gzip { level: 6 }, threads: 2 },
+        Options { compression: Compression::Gzip { level: 6 }, threads: 2, latest: None },
     );
     let tested =
         Command::new("gzip").arg("-t").stdin(fs::File::open(layer.path()).unwrap()).status();
@@ -144,7 +145,7 @@ fn a_file_that_moves_under_the_packer_is_an_error() {
             fs::write(sandbox.at("/f"), "1").unwrap();
             let mut difference = sandbox.walk(&index);
             act(&sandbox);
-            let options = Options { compression, threads: 2 };
+            let options = Options { compression, threads: 2, latest: None };
             let refused = pack(sandbox.root(), &mut difference, &sandbox.layers(), options);
             let named = match refused {
                 Err(Error::Moved { path, .. } | Error::Tree { path, .. }) => path,

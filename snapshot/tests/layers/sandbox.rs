@@ -16,7 +16,8 @@ use snapshot::{
 };
 use tempfile::TempDir;
 
-pub(crate) const PLAIN: Options = Options { compression: Compression::None, threads: 1 };
+pub(crate) const PLAIN: Options =
+    Options { compression: Compression::None, threads: 1, latest: None };
 
 pub(crate) fn path(text: &str) -> ImagePath {
     ImagePath::parse(text.as_bytes()).unwrap()
