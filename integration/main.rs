@@ -17,6 +17,7 @@ mod tools;
 
 mod architecture;
 mod build_basic;
+mod cache;
 mod command_line;
 mod errors;
 mod harness;

@@ -1,5 +1,7 @@
 //! COPY, ADD and WORKDIR: steps that name what they write.
 
+use std::rc::Rc;
+
 use super::builder::Interruptible;
 use super::images::NamedContext;
 use super::stage::{Fold, Stages};
@@ -14,6 +16,12 @@ use crate::registry::Settings;
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::Rootfs;
 use crate::step::{Chmod, Copier, CopyRules, Found, SourceTree, add, make_workdir};
+
+/// A file of the web on this machine.
+pub(super) struct Download {
+    dir: tempfile::TempDir,
+    pub(super) fetched: http::Fetched,
+}
 
 impl<'a> Stages<'a, '_> {
     pub(super) fn copy(&mut self, step: &CopyStep, fold: &mut Fold) -> Result<Difference, Failure> {
@@ -74,18 +82,15 @@ impl<'a> Stages<'a, '_> {
         Ok(true)
     }
 
-    /// Adds a file of the web.
-    pub(super) fn add_fetched(
-        &self,
-        step: &CopyStep,
-        url: &str,
-        copier: &mut Copier<'_>,
-    ) -> Result<(), Failure> {
+    /// Fetches a file of the web, once for a build.
+    pub(super) fn download(&self, url: &str) -> Result<Rc<Download>, Failure> {
+        if let Some(known) = self.downloads.borrow().get(url) {
+            return Ok(Rc::clone(known));
+        }
         let builder = self.builder;
         let dir = tempfile::tempdir_in(builder.work.scratch())
             .could_not(|| "make a directory for what is fetched".to_owned())?;
-        let shown = http::without_credentials(url);
-        tracing::info!("Fetching {shown}");
+        tracing::info!("Fetching {}", http::without_credentials(url));
         let fetched = http::fetch(
             url,
             &dir.path().join("file"),
@@ -93,7 +98,21 @@ impl<'a> Stages<'a, '_> {
             || builder.interrupt.is_triggered(),
         )
         .map_err(|error| Failure::new(format!("could not add {error}")))?;
-        let digest = Digest::from_bytes(fetched.sha256);
+        let download = Rc::new(Download { dir, fetched });
+        self.downloads.borrow_mut().insert(url.to_owned(), Rc::clone(&download));
+        Ok(download)
+    }
+
+    /// Adds a file of the web.
+    pub(super) fn add_fetched(
+        &self,
+        step: &CopyStep,
+        url: &str,
+        copier: &mut Copier<'_>,
+    ) -> Result<(), Failure> {
+        let shown = http::without_credentials(url);
+        let download = self.download(url)?;
+        let digest = Digest::from_bytes(download.fetched.sha256);
         let expected = step.add.as_ref().and_then(|add| add.checksum);
         if let Some(expected) = expected.filter(|expected| *expected != digest) {
             return Err(Failure::new(format!("{shown} has the checksum {digest}, not {expected}"))
@@ -101,9 +120,10 @@ impl<'a> Stages<'a, '_> {
                     "the file has changed since the Dockerfile was written, or was tampered with",
                 ));
         }
-        let sources = SourceTree::context(dir.path(), None, self.builder.work.path(), &shown)
-            .could_not(|| "open what was fetched".to_owned())?;
-        let found = Found { path: "file".into(), name: fetched.name.into() };
+        let sources =
+            SourceTree::context(download.dir.path(), None, self.builder.work.path(), &shown)
+                .could_not(|| "open what was fetched".to_owned())?;
+        let found = Found { path: "file".into(), name: download.fetched.name.clone().into() };
         let unpack = step.add.as_ref().is_some_and(|add| add.unpack == Some(true));
         if unpack && self.unpacked(step, &sources, &found, copier)? {
             return Ok(());
@@ -143,7 +163,8 @@ impl<'a> Stages<'a, '_> {
     /// Unpacks the image that files are copied from, once.
     pub(super) fn prepare_origin(&mut self, from: &Origin) -> Result<(), Failure> {
         let (name, image) = match from {
-            Origin::Context | Origin::Stage(_) => return Ok(()),
+            Origin::Context => return Ok(()),
+            Origin::Stage(number) => return self.lay_out_finished(*number),
             Origin::Image(reference) => (
                 reference.to_string(),
                 self.builder.images.image(reference, &self.builder.order.platform)?,
@@ -163,7 +184,7 @@ impl<'a> Stages<'a, '_> {
         let mut rootfs = Rootfs::empty(&dir).could_not(|| format!("unpack {name}"))?;
         tracing::info!("Unpacking {name} to copy from it");
         self.builder.images.prefetch(&image, &self.builder.work.blobs());
-        self.builder.unpack(&image, &mut rootfs)?;
+        self.builder.unpack(image.layers(), &mut rootfs)?;
         self.builder.images.forget(&image, &[]);
         self.foreign.insert(name, rootfs);
         Ok(())

@@ -7,6 +7,7 @@
 use snapshot::{Difference, ImagePath, Index, Options, Suspects, Timestamp};
 
 use super::stage::{Fold, Stages, bytes};
+use crate::cache::outcome;
 use crate::context::glob_match;
 use crate::dockerfile::history;
 use crate::image::{
@@ -203,6 +204,7 @@ impl Stages<'_, '_> {
             .could_not(|| "pack the layer".to_owned())?;
         rootfs.accept(&difference);
         rootfs.accept(&left_out);
+        fold.made = self.builder.cache.is_some().then(|| outcome(&difference.changes));
         tracing::info!(
             "Layer of {} {}, {}",
             difference.changes.len(),

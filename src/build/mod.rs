@@ -10,7 +10,9 @@
 //! [`stage`] only. What a build makes on disk lies in one directory of its own
 //! and goes with it.
 
+mod ahead;
 mod builder;
+mod cached;
 mod copy_step;
 mod images;
 mod layers;
@@ -26,10 +28,11 @@ use std::path::{Path, PathBuf};
 
 use tracer::{Interrupt, Tracer};
 
+use crate::cache::Cache;
 use crate::context::{Context, ContextSource};
 use crate::dockerfile::Dockerfile;
 use crate::image::{Platform, Reference};
-use crate::plan::{Arguments, PlanError, plan};
+use crate::plan::{Arguments, Plan, PlanError, plan};
 use crate::registry::{Registry, RegistryError, Settings};
 use crate::report::{ExitStatus, Explain as _, Failure};
 use crate::rootfs::{self, Chosen};
@@ -78,6 +81,8 @@ pub struct Order {
     pub cleanup: bool,
     /// What layers are made of, and how.
     pub layers: LayerRules,
+    /// Layers of earlier builds.
+    pub cache: Option<crate::cache::Settings>,
     /// The time of the build, RFC 3339.
     pub created: String,
     /// Is told where the build keeps its files, so that whoever ends the process can remove them.
@@ -186,6 +191,11 @@ fn run(
     let times = Times::new(&order.created, epoch, order.layers.reproducible)?;
     let chosen = choose(order, work)?;
     let tracer = tracer(order.watch)?;
+    let cache = order.cache.as_ref().filter(|_| !order.layers.single);
+    if order.cache.is_some() && cache.is_none() {
+        tracing::warn!("--single-snapshot makes no layers of single steps: none is cached");
+    }
+    let cache = cache.map(|settings| Cache::new(settings, registry, work.blobs()));
     let builder = Builder {
         order,
         context,
@@ -199,18 +209,56 @@ fn run(
         interrupt,
         work,
         times,
+        cache: cache.as_ref(),
     };
-    let mut stages = Stages::new(&builder, &plan)?;
+    let built = with_cache(&builder, || whole(&builder, &plan))?;
+    if order.cleanup {
+        builder.clean_up()?;
+    }
+    Ok(built)
+}
+
+/// Builds anew, without them, where layers of the cache turn out to be unreadable; waits for what is
+/// being cached, even if the build failed: the steps that succeeded need not run again.
+fn with_cache(
+    builder: &Builder<'_>,
+    build: impl Fn() -> Result<Built, Failure>,
+) -> Result<Built, Failure> {
+    let Some(cache) = builder.cache else { return build() };
+    let built = loop {
+        let lost = cache.lost();
+        let built = build();
+        if built.is_ok() || builder.interrupt.is_triggered() {
+            break built;
+        }
+        if cache.lost() == lost {
+            break built;
+        }
+        tracing::info!("Building again without these cache entries");
+        cache.begin_anew();
+        builder.begin_anew()?;
+    };
+    if !builder.interrupt.is_triggered() {
+        cache.finish();
+    }
+    built
+}
+
+fn whole(builder: &Builder<'_>, plan: &Plan<'_>) -> Result<Built, Failure> {
+    let Builder { order, registry, images, work, .. } = *builder;
+    let mut stages = Stages::new(builder, plan)?;
     let image = stages.build_all()?;
     let mut config = image.config().clone();
     config.created = Some(builder.times.created.clone());
     // As with Docker, annotations of the base speak of the base.
     let image = image.with_config(config).with_annotations(order.outputs.annotations.clone());
-    let built = order.outputs.publish(&image, registry, stages.into_uploads(), &images, work)?;
-    if order.cleanup {
-        builder.clean_up()?;
-    }
-    Ok(built)
+    let uploads = stages.into_uploads();
+    order.outputs.publish(&image, registry, uploads, images, work).inspect_err(|_| {
+        // What the destination did not get may be a layer that the cache no longer has.
+        if let Some(cache) = builder.cache.filter(|_| !builder.interrupt.is_triggered()) {
+            cache.verify_used();
+        }
+    })
 }
 
 fn parse(context: &Context) -> Result<Dockerfile, Failure> {

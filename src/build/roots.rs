@@ -5,20 +5,23 @@ use std::path::{Path, PathBuf};
 use super::stage::{Finished, Stages, bytes, shown};
 use super::tree::{copy_tree, move_tree};
 use crate::dockerfile::Instruction;
+use crate::image::Image;
 use crate::plan::{Base, Plan, PlannedStage};
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::{Exclusions, Isolation, Rootfs};
 
 impl Stages<'_, '_> {
-    /// The tree that a stage starts from.
-    pub(super) fn root(&mut self, stage: &PlannedStage<'_>) -> Result<Rootfs, Failure> {
+    /// The tree that a stage starts from, and how many layers of its image are in it.
+    pub(super) fn root(
+        &mut self,
+        stage: &PlannedStage<'_>,
+        why: &str,
+    ) -> Result<(Rootfs, usize), Failure> {
         match &stage.base {
             Base::Stage(number) => self.root_of_stage(stage, *number),
-            Base::Scratch => self.fresh_root(stage),
+            Base::Scratch => Ok((self.fresh_root(stage)?, 0)),
             Base::Image(image, name) => {
                 let mut rootfs = self.fresh_root(stage)?;
-                let why = stage.instructions.iter().find(|it| touches_root(&it.node));
-                let why = why.map_or("a later stage copies from it", |it| it.text.as_str());
                 let size = image.layers().iter().map(|layer| layer.descriptor.size).sum();
                 tracing::info!(
                     "Unpacking rootfs of {name} ({} layers, {}) as {:?} requires it",
@@ -26,13 +29,15 @@ impl Stages<'_, '_> {
                     bytes(size),
                     shown(why)
                 );
-                self.builder.unpack(image, &mut rootfs)?;
-                Ok(rootfs)
+                self.builder.images.prefetch(image, &self.builder.work.blobs());
+                self.builder.unpack(image.layers(), &mut rootfs)?;
+                Ok((rootfs, image.layers().len()))
             }
         }
     }
 
-    pub(super) fn fresh_root(&self, stage: &PlannedStage<'_>) -> Result<Rootfs, Failure> {
+    pub(super) fn fresh_root(&mut self, stage: &PlannedStage<'_>) -> Result<Rootfs, Failure> {
+        self.free_slash()?;
         match self.builder.isolation {
             Isolation::Namespace { .. } => {
                 let path = self.builder.work.root(&stage.number.to_string())?;
@@ -48,7 +53,21 @@ impl Stages<'_, '_> {
         &mut self,
         stage: &PlannedStage<'_>,
         below: usize,
-    ) -> Result<Rootfs, Failure> {
+    ) -> Result<(Rootfs, usize), Failure> {
+        let image = self.finished.get(&below).map(|below| below.image.clone());
+        let layers = image.as_ref().map_or(&[][..], Image::layers);
+        if self.finished.get(&below).is_some_and(|below| below.rootfs.is_none()) {
+            let mut rootfs = self.fresh_root(stage)?;
+            self.builder.images.prefetch_layers(layers, &self.builder.work.blobs());
+            self.builder.unpack(layers, &mut rootfs)?;
+            return Ok((rootfs, layers.len()));
+        }
+        self.lay_out_finished(below)?;
+        let rootfs = self.whole_root_of(stage, below)?;
+        Ok((rootfs, layers.len()))
+    }
+
+    fn whole_root_of(&mut self, stage: &PlannedStage<'_>, below: usize) -> Result<Rootfs, Failure> {
         let shared = self.is_needed_after(below, stage.number);
         let missing = || Failure::new(format!("the files of stage {below} are gone"));
         let in_place = self.builder.isolation == Isolation::InPlace;
@@ -58,7 +77,9 @@ impl Stages<'_, '_> {
         if !shared && (!in_place || is_slash) {
             return entry.rootfs.take().ok_or_else(missing);
         }
-        let source = entry.rootfs.as_ref().ok_or_else(missing)?;
+        self.free_slash()?;
+        let source = self.finished.get(&below).and_then(|below| below.rootfs.as_ref());
+        let source = source.ok_or_else(missing)?;
         let (to, exclusions) = if in_place {
             (PathBuf::from("/"), self.builder.exclusions()?)
         } else {

@@ -160,12 +160,14 @@ pub struct Record {
 }
 
 impl Record {
-    /// Of a step that stands at `place`.
+    /// Of a step that stands at `place`; the names of inputs get what stands before them.
     #[must_use]
-    pub fn new<'i>(step: &str, place: &str, inputs: impl IntoIterator<Item = &'i Inputs>) -> Self {
-        let all = inputs.into_iter().flat_map(Inputs::iter);
+    pub fn new(step: &str, place: &str, inputs: &[(String, Inputs)]) -> Self {
         let short = |digest: Digest| digest.hex().chars().take(DIGITS).collect();
-        let inputs = all.take(RECORDED).map(|it| (it.name.clone(), short(it.digest))).collect();
+        let all = inputs.iter().flat_map(|(prefix, inputs)| {
+            inputs.iter().map(move |it| (format!("{prefix}{}", it.name), short(it.digest)))
+        });
+        let inputs = all.take(RECORDED).collect();
         Self { step: step.to_owned(), place: place.to_owned(), inputs }
     }
 
@@ -210,7 +212,6 @@ fn pairs(inputs: &[(String, String)]) -> BTreeMap<&str, &str> {
 mod tests {
     use super::*;
     use crate::image::{BlobFile, Descriptor, Document};
-    use crate::plan::Input;
 
     fn inputs(list: &[(&str, &str)]) -> Inputs {
         let mut inputs = Inputs::default();
@@ -236,7 +237,7 @@ mod tests {
             before: Lineage::start(),
             outcome: Digest::of(b"outcome"),
             layer: &layer,
-            record: Record::new("RUN make", "0:1", [&inputs(&[("a", "1")])]),
+            record: Record::new("RUN make", "0:1", &[(String::new(), inputs(&[("a", "1")]))]),
         };
         let image = image(&made, &platform, 1_700_000_000).expect("a gzip layer");
         let mut annotations = image.annotations().clone();
@@ -282,7 +283,9 @@ mod tests {
 
     #[test]
     fn a_miss_is_told_by_what_changed() {
-        let record = |list: &[(&str, &str)]| Record::new("COPY . .", "0:2", [&inputs(list)]);
+        let record = |list: &[(&str, &str)]| {
+            Record::new("COPY . .", "0:2", &[(String::new(), inputs(list))])
+        };
         let then = record(&[("src/main.c", "1"), ("a", "1"), ("old", "1")]);
         for (now, want) in [
             (record(&[("src/main.c", "2"), ("a", "1"), ("old", "1")]), "src/main.c changed"),
@@ -293,6 +296,5 @@ mod tests {
             assert_eq!(now.changes_since(&then).join(", "), want);
         }
         assert_eq!(then.last_tag(), record(&[]).last_tag());
-        let _ = Input { name: String::new(), digest: Digest::of(b"") };
     }
 }

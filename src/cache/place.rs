@@ -181,7 +181,7 @@ mod tests {
             ("dir:///c", "/c"),
             ("dir:", "write dir:PATH"),
             ("r.example/c:tag", "it names one image"),
-            ("UPPER/x", "image name"),
+            ("r.example/UPPER", "image name"),
         ] {
             let told = match Place::parse(text, Path::new("/here"), 1) {
                 Ok(Place::Registry(repository)) => format!("registry {repository}"),

@@ -1,5 +1,6 @@
 //! What can be typed. Names, short forms and defaults are kaniko's.
 
+mod cache;
 mod layers;
 mod outputs;
 mod registry;
@@ -10,6 +11,7 @@ use clap::{Parser, Subcommand};
 
 use super::gobool::GoBool;
 use crate::report::{LogFormat, Verbosity};
+pub(super) use cache::CacheFlags;
 pub(super) use layers::LayerFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
@@ -139,6 +141,9 @@ pub(super) struct Flags {
 
     #[command(flatten)]
     pub(super) layers: LayerFlags,
+
+    #[command(flatten)]
+    pub(super) cache: CacheFlags,
 }
 
 impl Flags {
@@ -176,18 +181,12 @@ pub(super) enum Command {
 /// Flags of kaniko that this version refuses by name.
 pub(super) const NOT_YET: &[&str] = &[
     "bucket",
-    "cache",
-    "cache-copy-layers",
     "cache-dir",
-    "cache-repo",
-    "cache-run-layers",
-    "cache-ttl",
     "context-sub-path",
     "credential-helpers",
     "dryrun",
     "git",
     "materialize",
-    "no-push-cache",
     "pre-cleanup",
     "preserve-context",
     "secret",

@@ -206,6 +206,12 @@ impl Inputs {
     }
 }
 
+impl FromIterator<Input> for Inputs {
+    fn from_iter<I: IntoIterator<Item = Input>>(inputs: I) -> Self {
+        Self(inputs.into_iter().collect())
+    }
+}
+
 fn given((name, value): (&'static str, &bool)) -> &'static str {
     if *value { name } else { "" }
 }
