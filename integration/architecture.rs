@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("image", &[]),
     ("report", &[]),
     ("plan", &["dockerfile", "image", "report"]),
-    ("context", &["dockerfile", "report"]),
+    ("context", &["dockerfile", "image", "registry", "report", "rootfs"]),
     ("registry", &["image"]),
     ("sink", &["image", "registry"]),
     ("rootfs", &["image", "report"]),

@@ -45,6 +45,7 @@ pub(crate) struct Build {
     flags: Vec<String>,
     environment: Vec<(String, String)>,
     brought: Vec<Brought>,
+    stdin: Stdio,
 }
 
 /// A host path that the build may use.
@@ -76,7 +77,14 @@ impl Build {
             flags: vec!["--context={context}".to_owned()],
             environment: Vec::new(),
             brought: Vec::new(),
+            stdin: Stdio::null(),
         }
+    }
+
+    /// Gives the executor this standard input; without it, an empty one.
+    pub(crate) fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
+        self.stdin = stdin.into();
+        self
     }
 
     /// Puts a file into the context.
@@ -152,7 +160,7 @@ impl Build {
             }
         };
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(self.stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)

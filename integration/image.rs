@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::craft::digest;
 use crate::registry::Registry;
+use crate::tools;
 
 /// What kind of file an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +114,18 @@ pub(crate) struct Image {
     pub(crate) layers: Vec<Layer>,
     pub(crate) digest: String,
     problems: Vec<String>,
+}
+
+/// Lets umoci unpack the only image of an OCI layout below `home`, and answers where its root is.
+pub(crate) fn unpack(layout: &Path, home: &Path) -> PathBuf {
+    let (copy, bundle) = (home.join("copy"), home.join("bundle"));
+    // The copy gets a tag, which umoci wants; the digests stay.
+    let from = format!("oci:{}", layout.display());
+    let to = format!("oci:{}:x", copy.display());
+    tools::run("skopeo", ["--insecure-policy", "copy", "--quiet", &from, &to]);
+    let image = format!("{}:x", copy.display());
+    tools::run("umoci", ["unpack", "--image", &image, &bundle.display().to_string()]);
+    bundle.join("rootfs")
 }
 
 /// What the image's files are, once every layer is laid over the ones below.

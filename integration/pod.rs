@@ -105,19 +105,28 @@ pub(crate) struct Pod {
 impl Pod {
     /// Lays out a root that holds `executor` as `/kaniko/executor`.
     pub(crate) fn new(executor: &Path, privileges: Privileges) -> Self {
+        let mut pod = Self::with_root(privileges, |root| fill_root(root, executor));
+        pod.command_line = privileges.command_line();
+        pod
+    }
+
+    /// A container whose root `fill` lays out, and whose command the caller gives.
+    pub(crate) fn with_root(privileges: Privileges, fill: impl FnOnce(&Path)) -> Self {
         let home = tempfile::Builder::new().prefix("pod-").tempdir().expect("a pod's directory");
         let name = home.path().file_name().expect("a name").to_string_lossy().into_owned();
         for part in ["lower", "upper", "work", "root", "state", "etc"] {
             fs::create_dir(home.path().join(part)).expect("a directory of the pod");
         }
-        fill_root(&home.path().join("lower"), executor);
+        let lower = home.path().join("lower");
+        fill(&lower);
+        fill_mount_points(&lower);
         let pod = Self {
             home,
             name,
             privileges,
             mounts: standard_mounts(),
             environment: standard_environment(),
-            command_line: privileges.command_line(),
+            command_line: Vec::new(),
         };
         pod.mount_overlay();
         pod.with_network_files()
@@ -312,13 +321,17 @@ fn fill_root(root: &Path, executor: &Path) {
     for directory in ["kaniko/.docker", "kaniko/ssl/certs", "etc", "root", "workspace", "out"] {
         fs::create_dir_all(root.join(directory)).expect("a directory of the image");
     }
-    for mount_point in ["proc", "sys", "dev"] {
-        fs::create_dir(root.join(mount_point)).expect("a mount point of the image");
-    }
     fs::copy(executor, root.join("kaniko/executor")).expect("the executor is copied");
     fs::copy(tools::find("busybox"), root.join("kaniko/busybox")).expect("busybox is copied");
     fs::write(root.join("kaniko/.docker/config.json"), r#"{"auths":{}}"#).expect("config.json");
     fs::write(root.join("etc/nsswitch.conf"), "hosts: files dns\n").expect("nsswitch.conf");
+}
+
+/// What a container runtime makes in any root.
+fn fill_mount_points(root: &Path) {
+    for mount_point in ["proc", "sys", "dev", "etc"] {
+        fs::create_dir_all(root.join(mount_point)).expect("a mount point of the image");
+    }
     for mounted in ["resolv.conf", "hosts", "hostname"] {
         fs::write(root.join("etc").join(mounted), "").expect("a file to mount over");
     }

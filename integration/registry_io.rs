@@ -211,16 +211,9 @@ fn other_tools_read_the_tarball_and_the_layout() {
 /// The tree that umoci makes of the only image in a layout.
 fn unpacked_by_umoci(layout: &std::path::Path) -> crate::image::Tree {
     let home = tempfile::tempdir().unwrap();
-    let copy = home.path().join("copy");
-    // The copy gets a tag, which umoci wants; the digests stay.
-    let from = format!("oci:{}", layout.display());
-    let to = format!("oci:{}:x", copy.display());
-    tools::run("skopeo", ["--insecure-policy", "copy", "--quiet", &from, &to]);
-    let bundle = home.path().join("bundle");
-    let image = format!("{}:x", copy.display());
-    tools::run("umoci", ["unpack", "--image", &image, &bundle.display().to_string()]);
+    let root = crate::image::unpack(layout, home.path());
     let tar = home.path().join("tree.tar");
-    base::pack(&bundle.join("rootfs"), &tar);
+    base::pack(&root, &tar);
     let packed = home.path().join("packed");
     fs::create_dir(&packed).unwrap();
     Craft::new().tar(fs::read(tar).unwrap(), Compression::None).write(&packed, "x");

@@ -122,7 +122,7 @@ fn a_set_id_program_becomes_whom_it_should() {
         RUN who-plain /tmp/plain && who-user /tmp/user && who-group /tmp/group\n";
     let extra = Privileges { added: &["CAP_SYS_PTRACE"], ..Privileges::DEFAULT };
     for place in PLACES.into_iter().chain([Place::Pod(extra)]) {
-        for tracer in ["auto", "off"] {
+        for tracer in ["auto", "inotify", "off"] {
             let image = Build::of(dockerfile)
                 .base("set-id", &layout)
                 .place(place)

@@ -11,11 +11,13 @@ use std::process::{Command, Output, Stdio};
 const TOOLS: &[(&str, &str)] = &[
     ("apt-get", "apt"),
     ("busybox", "busybox-static"),
+    ("bzip2", "bzip2"),
     ("chroot", "coreutils"),
     ("cp", "coreutils"),
     ("debootstrap", "debootstrap"),
     ("docker-registry", "docker-registry"),
     ("gcc", "gcc"),
+    ("gzip", "gzip"),
     ("htpasswd", "apache2-utils"),
     ("runc", "runc"),
     ("setcap", "libcap2-bin"),
@@ -23,6 +25,8 @@ const TOOLS: &[(&str, &str)] = &[
     ("tar", "tar"),
     ("umoci", "umoci"),
     ("unshare", "util-linux"),
+    ("xz", "xz-utils"),
+    ("zstd", "zstd"),
 ];
 
 /// Debian's `seccomp.json`: the profile that the pod's filter is made from.

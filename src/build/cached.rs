@@ -108,6 +108,9 @@ impl Stages<'_, '_> {
         fold: &mut Fold,
     ) -> Result<(), Failure> {
         let layers = fold.image.layers().len();
+        if fold.on_disk < layers {
+            fold.forget_marks();
+        }
         let mut rootfs = match fold.take_root() {
             Some(rootfs) => rootfs,
             None => {

@@ -9,10 +9,9 @@ use super::stage::{Fold, Stages};
 use snapshot::{Difference, ImagePath, Suspects};
 
 use crate::context::Ignore;
-use crate::context::http::{self, FetchSettings};
+use crate::context::http;
 use crate::image::Digest;
 use crate::plan::{BaseImages as _, CopySource, CopyStep, Origin};
-use crate::registry::Settings;
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::Rootfs;
 use crate::step::{Chmod, Copier, CopyRules, Found, SourceTree, add, make_workdir};
@@ -90,14 +89,13 @@ impl<'a> Stages<'a, '_> {
         let builder = self.builder;
         let dir = tempfile::tempdir_in(builder.work.scratch())
             .could_not(|| "make a directory for what is fetched".to_owned())?;
-        tracing::info!("Fetching {}", http::without_credentials(url));
-        let fetched = http::fetch(
-            url,
-            &dir.path().join("file"),
-            &fetch_settings(&builder.order.registry),
-            || builder.interrupt.is_triggered(),
-        )
-        .map_err(|error| Failure::new(format!("could not add {error}")))?;
+        let shown = http::without_credentials(url);
+        tracing::info!("Fetching {shown}");
+        let fetched =
+            http::fetch(url, &dir.path().join("file"), &builder.order.access.fetch, || {
+                builder.interrupt.is_triggered()
+            })
+            .map_err(|error| error.while_doing("add"))?;
         let download = Rc::new(Download { dir, fetched });
         self.downloads.borrow_mut().insert(url.to_owned(), Rc::clone(&download));
         Ok(download)
@@ -226,17 +224,6 @@ impl<'a> Stages<'a, '_> {
             Some(rootfs) => Ok(SourceTree::rootfs(rootfs.tree().path(), name)),
             None => Err(Failure::new(format!("the files of {name} are not there"))),
         }
-    }
-}
-
-fn fetch_settings(registry: &Settings) -> FetchSettings {
-    FetchSettings {
-        http_proxy: registry.proxies.http.clone(),
-        https_proxy: registry.proxies.https.clone(),
-        no_proxy: registry.proxies.exceptions.clone(),
-        user_agent: registry.user_agent.clone(),
-        connect: registry.patience.connect,
-        idle: registry.patience.idle,
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tracer::Interrupt;
 
 use super::{Outputs, registry_failure};
-use crate::context::{Ignore, ignore_of};
+use crate::context::{ContextSource, Ignore, ignore_of};
 use crate::image::{Blob, BlobFile, Digest, Image, ImageLayer, Platform, Reference, from_layout};
 use crate::plan::BaseImages;
 use crate::registry::{PendingBlob, Registry};
@@ -30,6 +30,8 @@ pub enum NamedContext {
     },
     /// An image in a registry.
     Image(Reference),
+    /// Files to copy from, which have to be brought here first.
+    Remote(ContextSource),
 }
 
 impl NamedContext {
@@ -37,7 +39,7 @@ impl NamedContext {
     pub(super) fn dir(&self) -> Option<&Path> {
         match self {
             Self::Dir(dir) | Self::Layout { dir, .. } => Some(dir),
-            Self::Image(_) => None,
+            Self::Image(_) | Self::Remote(_) => None,
         }
     }
 }
@@ -180,7 +182,7 @@ impl BaseImages for Images<'_> {
 
     fn context_image(&self, name: &str, platform: &Platform) -> Result<Option<Image>, Failure> {
         match self.named(name) {
-            None | Some(NamedContext::Dir(_)) => Ok(None),
+            None | Some(NamedContext::Dir(_) | NamedContext::Remote(_)) => Ok(None),
             Some(NamedContext::Image(reference)) => self.image(reference, platform).map(Some),
             Some(NamedContext::Layout { dir, name: tag }) => {
                 let load = || {

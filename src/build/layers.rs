@@ -156,6 +156,7 @@ impl Stages<'_, '_> {
             .could_not(|| "compare the stage with its base".to_owned())?;
         drop(gathered.before);
         let layer = self.pack(difference, fold)?;
+        fold.on_disk += 1;
         self.send(&layer, fold);
         let mut config = fold.image.config().clone();
         if let Some(entry) = config.history.get_mut(gathered.history) {

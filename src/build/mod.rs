@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use tracer::{Interrupt, Tracer};
 
 use crate::cache::Cache;
-use crate::context::{Context, ContextSource};
+use crate::context::{Access, Context, ContextSource, obtain};
 use crate::dockerfile::Dockerfile;
 use crate::image::{Platform, Reference};
 use crate::plan::{Arguments, Plan, PlanError, plan};
@@ -51,6 +51,10 @@ use work::WorkDir;
 pub struct Order {
     /// Where the files are.
     pub context: ContextSource,
+    /// The directory of it that is the context of the build; empty for all of it.
+    pub context_sub_path: String,
+    /// How to reach contexts that are not on this machine.
+    pub access: Access,
     /// The Dockerfile, as given.
     pub dockerfile: String,
     /// The directory that relative paths start from.
@@ -131,20 +135,45 @@ pub enum SnapshotMode {
 /// The first thing that went wrong; no tag was moved then, unless it was the push of a further
 /// destination, and nothing is left on disk.
 pub fn build(order: &Order, interrupt: &Interrupt) -> Result<Built, Failure> {
-    let context = Context::open(&order.context, &order.dockerfile, &order.here)
-        .map_err(|error| Failure::new(error.to_string()).hint("see --context and --dockerfile"))?;
-    let dockerfile = parse(&context)?;
     let registry =
         Registry::new(order.registry.clone()).map_err(|error| registry_failure(&error))?;
     let canceller = registry.canceller();
     interrupt.also(move || canceller.cancel());
     let work = WorkDir::create(&order.kaniko_dir)?;
     order.work_dir.get_or_init(|| work.path().to_owned());
-    let result = run(order, interrupt, &context, &dockerfile, &registry, &work);
+    let result = context(order, &work, interrupt).and_then(|context| {
+        let dockerfile = parse(&context)?;
+        run(order, interrupt, &context, &dockerfile, &registry, &work)
+    });
     if result.is_err() && interrupt.is_triggered() {
         return Err(Failure::new("the build was interrupted").status(ExitStatus::of_signal(15)));
     }
     result.map_err(|failure| explained(failure, order))
+}
+
+/// The context, whole and on this machine.
+fn context(order: &Order, work: &WorkDir, interrupt: &Interrupt) -> Result<Context, Failure> {
+    let into = work.path().join("context");
+    let obtained = obtain(&order.context, &into, &order.access, interrupt)?;
+    let obtained = obtained.below(&order.context_sub_path)?;
+    Context::open(&obtained, &order.dockerfile, &order.here)
+        .map_err(|error| Failure::new(error.to_string()).hint("see --context and --dockerfile"))
+}
+
+/// The further contexts, those from elsewhere as directories of this machine.
+fn named_contexts(
+    order: &Order,
+    work: &WorkDir,
+    interrupt: &Interrupt,
+) -> Result<NamedContexts, Failure> {
+    let mut contexts = order.contexts.clone();
+    for (number, context) in contexts.values_mut().enumerate() {
+        if let NamedContext::Remote(source) = context {
+            let into = work.path().join(format!("context-{number}"));
+            *context = NamedContext::Dir(obtain(source, &into, &order.access, interrupt)?.dir);
+        }
+    }
+    Ok(contexts)
 }
 
 /// A way out for refusals that know none: a right that is missing, a disk that is full.
@@ -178,7 +207,8 @@ fn run(
     work: &WorkDir,
 ) -> Result<Built, Failure> {
     order.outputs.check(registry)?;
-    let images = Images::new(registry, &order.contexts, interrupt)?;
+    let contexts = named_contexts(order, work, interrupt)?;
+    let images = Images::new(registry, &contexts, interrupt)?;
     let target = order.target.as_deref();
     let (given, host) = (order.build_args.clone(), Platform::host());
     let arguments = Arguments::new(given, &host, &order.platform, target);

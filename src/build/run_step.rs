@@ -27,7 +27,7 @@ impl Stages<'_, '_> {
                 .hint("give a number, or create the user in an earlier step")
         })?;
         let made = make_own_dir(&step.dir, fold.root()?)?;
-        let rootfs = fold.root()?;
+        let (rootfs, marks) = fold.root_and_marks()?;
         let scratch = builder.work.scratch();
         let runner = Runner {
             tracer: builder.tracer,
@@ -38,7 +38,7 @@ impl Stages<'_, '_> {
         };
         builder.work.restore()?;
         let started = Instant::now();
-        let ran = run(&runner, rootfs, step, &who)
+        let ran = run(&runner, rootfs, marks, step, &who)
             .map_err(|error| run_failure(&error, step.argv.first().map_or("", String::as_str)))?;
         let took = started.elapsed();
         builder.work.restore()?;

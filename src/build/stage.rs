@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use tracer::Marks;
+
 use super::ahead::Ahead;
 use super::builder::Builder;
 use super::copy_step::Download;
@@ -110,6 +112,7 @@ impl<'a, 'p> Stages<'a, 'p> {
             lineage,
             made: None,
             missed: false,
+            marks: None,
             scope,
             command_is_own: false,
             gathered: None,
@@ -232,6 +235,8 @@ impl<'a, 'p> Stages<'a, 'p> {
         let outcome = match &ready.action {
             Action::Configure if builder.order.layers.metadata && ready.created_by.is_some() => {
                 let layer = self.pack_nothing(fold).map_err(shown)?;
+                // Where the tree lacks layers before it, it is unpacked with them.
+                fold.on_disk += usize::from(fold.on_disk == fold.image.layers().len());
                 self.record(&ready, Some(layer), fold);
                 return Ok(());
             }
@@ -260,6 +265,8 @@ impl<'a, 'p> Stages<'a, 'p> {
 pub(super) struct Fold {
     pub(super) image: Image,
     rootfs: Option<Rootfs>,
+    /// What a tracer keeps of the tree between steps.
+    marks: Option<Marks>,
     /// How many layers of the image are in the tree.
     pub(super) on_disk: usize,
     pub(super) lineage: Lineage,
@@ -285,6 +292,17 @@ impl Fold {
 
     pub(super) fn put_root(&mut self, rootfs: Rootfs) {
         self.rootfs = Some(rootfs);
+    }
+
+    /// Forgets what a tracer keeps of the tree: layers were laid over it.
+    pub(super) fn forget_marks(&mut self) {
+        self.marks = None;
+    }
+
+    pub(super) fn root_and_marks(&mut self) -> Result<(&Rootfs, &mut Marks), Failure> {
+        let rootfs = self.rootfs.as_ref().ok_or_else(no_root)?;
+        let marks = self.marks.get_or_insert_with(|| Marks::new(rootfs.tree().path(), b"/"));
+        Ok((rootfs, marks))
     }
 
     pub(super) fn root_mut(&mut self) -> Result<&mut Rootfs, Failure> {

@@ -1,6 +1,7 @@
 //! What was meant: an [`Order`] for the build, made of flags and environment in this one place.
 
 mod cache;
+mod context;
 mod credentials;
 mod layers;
 mod outputs;
@@ -12,7 +13,6 @@ use std::path::{Path, PathBuf};
 
 use super::flags::Flags;
 use crate::build::{NamedContext, NamedContexts, Order, SnapshotMode, Verify, Watch};
-use crate::context::ContextSource;
 use crate::image::Platform;
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::{Container, container};
@@ -71,13 +71,14 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             .map_err(|error| Failure::new(format!("--custom-platform={text}: {error}")))?,
     };
     refuse_variables(around)?;
-    if flags.context.is_empty() {
+    if flags.contexts.context.is_empty() {
         return Err(Failure::new("--context is empty: name a directory"));
     }
-    let context = ContextSource::parse(&flags.context, &around.here)
-        .map_err(|error| Failure::new(format!("--context: {error}")))?;
+    let registry = registry::registry(&flags.registry, around)?;
     Ok(Order {
-        context,
+        context: context::source(&flags.contexts, &around.here)?,
+        context_sub_path: flags.contexts.context_sub_path.clone(),
+        access: context::access(&registry),
         dockerfile: flags.dockerfile.clone(),
         here: around.here.clone(),
         contexts: contexts(&flags.build_context, &around.here)?,
@@ -87,7 +88,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         ),
         target: flags.target.clone().filter(|target| !target.is_empty()),
         platform,
-        registry: registry::registry(&flags.registry, around)?,
+        registry,
         outputs,
         watch: watch(flags)?,
         isolation: flags
@@ -150,16 +151,7 @@ fn contexts(given: &[String], here: &Path) -> Result<NamedContexts, Failure> {
                     .parse()
                     .map_err(|error: crate::image::ImageError| wrong(&error.to_string()))?,
             ),
-            Some((scheme, _)) => {
-                return Err(wrong(&format!("{scheme}:// is not supported by this version")));
-            }
-            None => {
-                let dir = here.join(source);
-                if !dir.is_dir() {
-                    return Err(wrong("there is no such directory"));
-                }
-                NamedContext::Dir(dir)
-            }
+            Some(_) | None => context::named(source, here).map_err(|why| wrong(&why))?,
         };
         contexts.insert(name.to_lowercase(), context);
     }

@@ -1,6 +1,7 @@
 //! What can be typed. Names, short forms and defaults are kaniko's.
 
 mod cache;
+mod context;
 mod layers;
 mod outputs;
 mod registry;
@@ -12,6 +13,7 @@ use clap::{Parser, Subcommand};
 use super::gobool::GoBool;
 use crate::report::{LogFormat, Verbosity};
 pub(super) use cache::CacheFlags;
+pub(super) use context::ContextFlags;
 pub(super) use layers::LayerFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
@@ -36,12 +38,12 @@ pub(super) struct Flags {
     #[arg(short = 'f', long, value_name = "PATH", default_value = "Dockerfile")]
     pub(super) dockerfile: String,
 
-    /// The build context: a directory, plain or as dir://PATH.
-    #[arg(short = 'c', long, value_name = "DIR", default_value = "/workspace/")]
-    pub(super) context: String,
+    #[command(flatten)]
+    pub(super) contexts: ContextFlags,
 
     /// A further context for FROM and COPY --from: NAME=DIR,
-    /// NAME=oci-layout://DIR[:TAG|@DIGEST] or NAME=docker-image://REFERENCE.
+    /// NAME=oci-layout://DIR[:TAG|@DIGEST], NAME=docker-image://REFERENCE, or
+    /// what --context takes.
     #[arg(long, value_name = "NAME=SOURCE", action = clap::ArgAction::Append)]
     pub(super) build_context: Vec<String>,
 
@@ -82,8 +84,8 @@ pub(super) struct Flags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) use_new_run: Option<GoBool>,
 
-    /// Who watches a RUN step: auto, ptrace or off (inotify and fanotify are not
-    /// in this version).
+    /// Who watches a RUN step: auto, ptrace, inotify (steps may use sudo, strace
+    /// and gdb) or off (fanotify is not in this version).
     #[arg(long, value_name = "TRACER")]
     pub(super) run_tracer: Option<String>,
 
@@ -182,7 +184,6 @@ pub(super) enum Command {
 pub(super) const NOT_YET: &[&str] = &[
     "bucket",
     "cache-dir",
-    "context-sub-path",
     "credential-helpers",
     "dryrun",
     "git",
@@ -229,7 +230,7 @@ mod tests {
         assert_eq!(flags.tar_path, Some(PathBuf::from("/t")));
         assert_eq!(flags.snapshot_mode.as_deref(), Some("redo"));
         assert_eq!(flags.destination, ["a", "b"]);
-        assert_eq!((flags.dockerfile.as_str(), flags.context.as_str()), ("F", "/c"));
+        assert_eq!((flags.dockerfile.as_str(), flags.contexts.context.as_str()), ("F", "/c"));
     }
 
     #[test]

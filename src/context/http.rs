@@ -4,20 +4,30 @@
 //! is readable by its owner only, and has the time that the server states, or
 //! else that of the epoch, so that a build can be repeated.
 
+mod client;
+mod transfer;
+
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Read, Write as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::LAST_MODIFIED;
-use reqwest::{Certificate, Client, NoProxy, Proxy, Response, Url, redirect};
+use bytes::{Buf as _, Bytes};
+use reqwest::header::{HeaderMap, LAST_MODIFIED};
+use reqwest::{StatusCode, Url};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
+use tokio::runtime::Runtime;
+use tracer::Interrupt;
+
+use client::client;
+pub use client::without_credentials;
+use transfer::Transfer;
+
+use crate::report::Failure;
 
 /// The name of a file whose URL has none.
 const UNNAMED: &str = "__unnamed__";
-/// How many redirects are followed.
-const MOST_REDIRECTS: usize = 10;
 
 /// Why a file could not be fetched. No message shows the credentials of a URL.
 #[derive(Debug, Error)]
@@ -44,7 +54,7 @@ pub enum FetchError {
         /// Without credentials.
         url: String,
         /// Status code and its meaning.
-        status: String,
+        status: StatusCode,
     },
     /// The disk does not take it.
     #[error("{url}: could not be stored: {source}")]
@@ -54,6 +64,25 @@ pub enum FetchError {
         /// What the system says.
         source: io::Error,
     },
+}
+
+impl FetchError {
+    /// What ends the build: "could not add https://…", with a way out where one is known.
+    pub fn while_doing(&self, doing: &str) -> Failure {
+        let failure = Failure::new(format!("could not {doing} {self}"));
+        match self {
+            Self::Status { status, .. } => {
+                match status.as_u16() {
+                    401 | 403 => failure
+                        .hint("user and password go into the URL: https://USER:PASSWORD@HOST/…"),
+                    404 | 410 => failure
+                        .hint("is the URL right? some servers say this where a login is missing"),
+                    _ => failure,
+                }
+            }
+            Self::Unusable { .. } | Self::Transfer { .. } | Self::Store { .. } => failure,
+        }
+    }
 }
 
 /// How to fetch.
@@ -71,6 +100,10 @@ pub struct FetchSettings {
     pub connect: Duration,
     /// How long a transfer may stand still.
     pub idle: Duration,
+    /// How often a request is sent at most, the first time included.
+    pub tries: u32,
+    /// The pause before the second try; it doubles from there.
+    pub pause: Duration,
 }
 
 /// A file that was fetched.
@@ -104,13 +137,75 @@ pub fn fetch(
     let name = name_of(&parsed);
     let (sha256, size) = runtime.block_on(async {
         tokio::select! {
-            done = download(&client, parsed, to, &shown) => done,
+            done = download(client, parsed, to, settings) => done,
             () = becomes_true(interrupted) => {
                 Err(FetchError::Transfer { url: shown.clone(), why: "interrupted".to_owned() })
             }
         }
     })?;
     Ok(Fetched { name, sha256, size })
+}
+
+/// A file of the web as it arrives.
+#[derive(Debug)]
+pub(super) struct Arriving {
+    runtime: Runtime,
+    transfer: Transfer,
+    piece: Bytes,
+    interrupt: Interrupt,
+}
+
+impl Arriving {
+    /// Asks for `url`; the answer is there when this returns, its content is not.
+    pub(super) fn begin(
+        url: &str,
+        settings: &FetchSettings,
+        interrupt: &Interrupt,
+    ) -> Result<Self, FetchError> {
+        let shown = without_credentials(url);
+        let unusable = |why: String| FetchError::Unusable { url: shown.clone(), why };
+        let parsed = Url::parse(url).map_err(|error| unusable(error.to_string()))?;
+        let client = client(settings).map_err(unusable)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| unusable(error.to_string()))?;
+        let transfer = runtime.block_on(async {
+            tokio::select! {
+                begun = Transfer::begin(client, parsed, settings) => begun,
+                () = becomes_true(|| interrupt.is_triggered()) => {
+                    Err(FetchError::Transfer { url: shown.clone(), why: "interrupted".to_owned() })
+                }
+            }
+        })?;
+        Ok(Self { runtime, transfer, piece: Bytes::new(), interrupt: interrupt.clone() })
+    }
+
+    /// What the server says the length is.
+    pub(super) fn total(&self) -> Option<u64> {
+        self.transfer.total()
+    }
+}
+
+impl Read for Arriving {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            let (transfer, interrupt) = (&mut self.transfer, &self.interrupt);
+            let next = self.runtime.block_on(async {
+                tokio::select! {
+                    next = transfer.next() => next.map_err(io::Error::other),
+                    () = becomes_true(|| interrupt.is_triggered()) => {
+                        Err(io::Error::other("interrupted"))
+                    }
+                }
+            })?;
+            match next {
+                Some(piece) => self.piece = piece,
+                None => return Ok(0),
+            }
+        }
+        let count = self.piece.len().min(buffer.len());
+        self.piece.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
 }
 
 /// An interrupt is a flag that a signal sets: nothing wakes whoever waits for it.
@@ -122,29 +217,23 @@ async fn becomes_true(flag: impl Fn() -> bool) {
 }
 
 async fn download(
-    client: &Client,
+    client: reqwest::Client,
     url: Url,
     to: &Path,
-    shown: &str,
+    settings: &FetchSettings,
 ) -> Result<([u8; 32], u64), FetchError> {
-    let broken = |error: reqwest::Error| FetchError::Transfer {
-        url: shown.to_owned(),
-        why: causes(&error.without_url()),
-    };
-    let store = |source| FetchError::Store { url: shown.to_owned(), source };
-    let mut response = client.get(url).send().await.map_err(broken)?;
-    if !response.status().is_success() {
-        let status = response.status().to_string();
-        return Err(FetchError::Status { url: shown.to_owned(), status });
-    }
+    let shown = without_credentials(url.as_str());
+    let store = |source| FetchError::Store { url: shown.clone(), source };
+    let mut transfer = Transfer::begin(client, url, settings).await?;
+    let modified = last_modified(transfer.headers());
     let mut file = create(to).map_err(store)?;
     let (mut hasher, mut size) = (Sha256::new(), 0);
-    while let Some(piece) = response.chunk().await.map_err(broken)? {
+    while let Some(piece) = transfer.next().await? {
         file.write_all(&piece).map_err(store)?;
         hasher.update(&piece);
         size += piece.len() as u64;
     }
-    file.set_modified(last_modified(&response)).map_err(store)?;
+    file.set_modified(modified).map_err(store)?;
     Ok((hasher.finalize().into(), size))
 }
 
@@ -153,48 +242,9 @@ fn create(path: &Path) -> io::Result<File> {
     File::options().write(true).create_new(true).mode(0o600).open(path)
 }
 
-fn last_modified(response: &Response) -> SystemTime {
-    let stated = response.headers().get(LAST_MODIFIED).and_then(|value| value.to_str().ok());
+fn last_modified(headers: &HeaderMap) -> SystemTime {
+    let stated = headers.get(LAST_MODIFIED).and_then(|value| value.to_str().ok());
     stated.and_then(|text| httpdate::parse_http_date(text).ok()).unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
-fn client(settings: &FetchSettings) -> Result<Client, String> {
-    let found = rustls_native_certs::load_native_certs();
-    let roots = found.certs.iter().filter_map(|it| Certificate::from_der(it).ok());
-    let mut builder = Client::builder()
-        .user_agent(&settings.user_agent)
-        .redirect(redirect::Policy::custom(follow))
-        .connect_timeout(settings.connect)
-        .read_timeout(settings.idle)
-        .tls_certs_only(roots)
-        .no_proxy();
-    let except = settings.no_proxy.as_deref().and_then(NoProxy::from_string);
-    // The proxy's address may hold a password, so it stays out of the message.
-    let bad = |_| "the proxy is no valid URL".to_owned();
-    for proxy in [
-        settings.http_proxy.as_ref().map(Proxy::http),
-        settings.https_proxy.as_ref().map(Proxy::https),
-    ] {
-        if let Some(proxy) = proxy.transpose().map_err(bad)? {
-            builder = builder.proxy(proxy.no_proxy(except.clone()));
-        }
-    }
-    builder.build().map_err(|error| causes(&error))
-}
-
-/// Up to ten redirects, and never from https to http.
-fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    if attempt.previous().len() > MOST_REDIRECTS {
-        return attempt.error(format!("more than {MOST_REDIRECTS} redirects"));
-    }
-    if attempt.previous().last().is_some_and(|from| is_downgrade(from, attempt.url())) {
-        return attempt.error("redirected from https to http");
-    }
-    attempt.follow()
-}
-
-fn is_downgrade(from: &Url, to: &Url) -> bool {
-    from.scheme() == "https" && to.scheme() != "https"
 }
 
 /// The last part of the path, with percent signs resolved.
@@ -226,29 +276,6 @@ fn unescaped(text: &[u8]) -> Vec<u8> {
         }
     }
     out
-}
-
-/// A URL as it may be shown: without user, password and query.
-pub fn without_credentials(url: &str) -> String {
-    let Ok(mut parsed) = Url::parse(url) else { return "the URL".to_owned() };
-    // These fail for URLs that cannot have credentials.
-    let _ = parsed.set_username("");
-    let _ = parsed.set_password(None);
-    parsed.set_query(None);
-    parsed.to_string()
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut told = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if !told.contains(&text) {
-            told = format!("{told}: {text}");
-        }
-        next = cause.source();
-    }
-    told
 }
 
 #[cfg(test)]

@@ -1,22 +1,31 @@
-//! The build context: the files that a Dockerfile may copy from.
+//! The build context: the files that a Dockerfile may copy from, and how they come to this machine.
 
+mod archive;
 pub mod glob;
 pub mod http;
 pub mod ignore;
+mod obtain;
+mod source;
 
+use std::ffi::OsString;
 use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 pub use glob::glob_match;
 pub use ignore::Ignore;
+pub use obtain::{Access, Obtained, obtain};
+pub use source::{ContextSource, WebUrl};
 
 /// Why the context or the Dockerfile cannot be used.
 #[derive(Debug, Error)]
 pub enum ContextError {
     /// A kind of context that this version does not read.
-    #[error("contexts of the form {0}:// are not supported by this version; give a directory")]
+    #[error(
+        "contexts of the form {0}:// are not supported: give a directory, dir://, tar:// or https://"
+    )]
     Unsupported(String),
     /// A Dockerfile from standard input or the network.
     #[error("--dockerfile={0}: this version reads Dockerfiles from files only")]
@@ -57,27 +66,6 @@ pub enum ContextError {
     },
 }
 
-/// Where the context comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ContextSource {
-    /// A directory of this machine, used where it is.
-    Dir(PathBuf),
-}
-
-impl ContextSource {
-    /// Reads the value of `--context`, relative to `here`.
-    ///
-    /// # Errors
-    /// A scheme that is not supported.
-    pub fn parse(text: &str, here: &Path) -> Result<Self, ContextError> {
-        match text.split_once("://") {
-            None => Ok(Self::Dir(here.join(text))),
-            Some(("dir", path)) => Ok(Self::Dir(here.join(path))),
-            Some((scheme, _)) => Err(ContextError::Unsupported(scheme.to_owned())),
-        }
-    }
-}
-
 /// A context that is there, and its Dockerfile's text.
 #[derive(Debug)]
 pub struct Context {
@@ -96,26 +84,48 @@ impl Context {
     ///
     /// # Errors
     /// Something is missing or cannot be read.
-    pub fn open(source: &ContextSource, name: &str, here: &Path) -> Result<Self, ContextError> {
-        let ContextSource::Dir(dir) = source;
+    pub fn open(obtained: &Obtained, name: &str, here: &Path) -> Result<Self, ContextError> {
         if name == "-" || name.contains("://") {
             return Err(ContextError::Elsewhere(name.to_owned()));
         }
+        let dir = &obtained.dir;
         let unusable = |source| ContextError::Unusable { path: dir.clone(), source };
         let dir = std::fs::canonicalize(dir).map_err(unusable)?;
         if !std::fs::metadata(&dir).map_err(unusable)?.is_dir() {
             return Err(unusable(io::ErrorKind::NotADirectory.into()));
         }
-        let path = [here.join(name), dir.join(name)].into_iter().find(|path| path.is_file());
+        let own = |name: &Path| {
+            if obtained.is_local { Some(dir.join(name)) } else { inside(&dir, name).ok() }
+        };
+        let mut beside = OsString::from(name);
+        beside.push(".dockerignore");
+        let found = |path: &Option<PathBuf>| path.as_ref().is_some_and(|path| path.is_file());
+        let (first, second) = (Some(here.join(name)), own(Path::new(name)));
+        let (path, beside) = if found(&first) {
+            (first, Some(here.join(&beside)))
+        } else {
+            (second.filter(|path| path.is_file()), own(Path::new(&beside)))
+        };
         let path = path.ok_or_else(|| ContextError::NoDockerfile {
             name: name.to_owned(),
             here: here.to_owned(),
             context: dir.clone(),
         })?;
         let dockerfile = read(&path)?;
-        let ignore = read_ignore(&path, &dir)?;
+        let ignore = first_ignore(&[beside, own(Path::new(".dockerignore"))])?;
         Ok(Self { dir, ignore, dockerfile_name: name.to_owned(), dockerfile })
     }
+}
+
+/// Where `path` leads below `dir`, with all links followed inside it.
+fn inside(dir: &Path, path: &Path) -> io::Result<PathBuf> {
+    let by_errno = |error: pathrs::error::Error| match error.kind() {
+        pathrs::error::ErrorKind::OsError(Some(errno)) => io::Error::from_raw_os_error(errno),
+        _ => io::Error::other(error.to_string()),
+    };
+    let root = pathrs::Root::open(dir).map_err(by_errno)?;
+    let handle = root.resolve(path).map_err(by_errno)?;
+    std::fs::read_link(format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd()))
 }
 
 /// The `.dockerignore` of a further context.
@@ -123,19 +133,12 @@ impl Context {
 /// # Errors
 /// It cannot be read, or has a line that is no pattern.
 pub fn ignore_of(dir: &Path) -> Result<Ignore, ContextError> {
-    first_ignore(&[dir.join(".dockerignore")])
-}
-
-/// `<Dockerfile>.dockerignore` beside the Dockerfile, else `.dockerignore` of the context.
-fn read_ignore(dockerfile: &Path, context: &Path) -> Result<Ignore, ContextError> {
-    let mut beside = dockerfile.as_os_str().to_owned();
-    beside.push(".dockerignore");
-    first_ignore(&[PathBuf::from(beside), context.join(".dockerignore")])
+    first_ignore(&[inside(dir, Path::new(".dockerignore")).ok()])
 }
 
 /// The patterns of the first of these files that exists.
-fn first_ignore(paths: &[PathBuf]) -> Result<Ignore, ContextError> {
-    for path in paths {
+fn first_ignore(paths: &[Option<PathBuf>]) -> Result<Ignore, ContextError> {
+    for path in paths.iter().flatten() {
         if path.is_file() {
             let text = read(path)?;
             return Ignore::parse(&text)
@@ -164,7 +167,7 @@ mod tests {
         write(&context, ".dockerignore", "a");
         write(&here, "Other", "here");
         write(&here, "Other.dockerignore", "b");
-        let source = ContextSource::Dir(context.path().to_owned());
+        let source = Obtained { dir: context.path().to_owned(), is_local: true };
         for (name, text, ignored) in [("Dockerfile", "context", "a"), ("Other", "here", "b")] {
             let opened = Context::open(&source, name, here.path()).expect(name);
             assert_eq!(opened.dockerfile, text.as_bytes());
@@ -174,15 +177,5 @@ mod tests {
             Context::open(&source, "Missing", here.path()),
             Err(ContextError::NoDockerfile { .. })
         ));
-    }
-
-    #[test]
-    fn schemes() {
-        let here = Path::new("/here");
-        for (text, want) in [("x", "/here/x"), ("dir://y", "/here/y"), ("/z", "/z")] {
-            let source = ContextSource::parse(text, here).expect(text);
-            assert_eq!(source, ContextSource::Dir(PathBuf::from(want)));
-        }
-        assert!(ContextSource::parse("s3://bucket", here).is_err());
     }
 }

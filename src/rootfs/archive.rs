@@ -99,12 +99,14 @@ pub struct Archive<R> {
     left: u64,
     /// What follows the content up to the next block.
     padding: u64,
+    /// The mark of the end was there.
+    ended: bool,
 }
 
 impl<R: Read> Archive<R> {
     /// Reads from `source`, which is uncompressed.
     pub fn new(source: R) -> Self {
-        Self { source, globals: Records::default(), at: 0, left: 0, padding: 0 }
+        Self { source, globals: Records::default(), at: 0, left: 0, padding: 0, ended: false }
     }
 
     /// The next entry; what is left of the content of the one before is passed over. After the
@@ -143,6 +145,12 @@ impl<R: Read> Archive<R> {
         }
     }
 
+    /// Whether the archive had the mark of its end, a block of zeros. Readers agree that it may be
+    /// missing; but one that was cut between two entries misses it, too.
+    pub fn has_end(&self) -> bool {
+        self.ended
+    }
+
     /// The next header that is not zero; none at the end of the archive.
     fn next_header(&mut self) -> Result<Option<tar::Header>, ArchiveError> {
         let at = self.at;
@@ -157,6 +165,7 @@ impl<R: Read> Archive<R> {
                 return Err(refused("a single block of zeros is followed by something else"));
             }
             io::copy(&mut self.source, &mut io::sink())?;
+            self.ended = true;
             return Ok(None);
         }
         if !has_valid_checksum(header.as_bytes()) {

@@ -1,25 +1,15 @@
 //! The part of ADD that COPY does not have: archives are unpacked.
 //!
 //! As in Docker, what is an archive is told by its content, and entries keep
-//! owner, mode and time. A name is taken below the destination; links on the
-//! way to it are followed inside the image, the last component never is.
-//! Whiteouts mean nothing here: they are files with odd names.
+//! owner, mode and time.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read};
+use std::io::Read;
 
-use snapshot::{ImagePath, PathError, Timestamp};
 use thiserror::Error;
 
 use super::copy::{Copier, CopyError};
 use super::sources::{Found, SourceTree};
-use crate::rootfs::{
-    Archive, ArchiveError, Attributes, Exclusions, Member, MemberKind, Parents, Place, WriteError,
-    Writer, sniffed,
-};
-
-/// How many links are followed on the way to one entry, as in Linux.
-const MAX_LINKS: usize = 40;
+use crate::rootfs::{ExtractError, Extraction, sniffed};
 
 /// Why an archive could not be added.
 #[derive(Debug, Error)]
@@ -27,33 +17,9 @@ pub enum AddError {
     /// The archive or its destination cannot be used.
     #[error(transparent)]
     Copy(#[from] CopyError),
-    /// It begins like an archive, but is damaged.
-    #[error("damaged archive: {0}")]
-    Archive(#[from] ArchiveError),
-    /// An entry that cannot have a place.
-    #[error("entry {name:?} is refused: {why}")]
-    Refused {
-        /// As in the archive.
-        name: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// A call on the way to an entry failed.
-    #[error("could not unpack {path}: {source}")]
-    Io {
-        /// In the image.
-        path: ImagePath,
-        /// What the call answered.
-        source: io::Error,
-    },
-    /// An entry could not be written.
-    #[error("could not unpack {path}: {source}")]
-    Write {
-        /// In the image.
-        path: ImagePath,
-        /// What went wrong.
-        source: WriteError,
-    },
+    /// It is damaged or hostile, or the disk does not take it.
+    #[error(transparent)]
+    Extract(#[from] ExtractError),
 }
 
 /// The uncompressed archive that `found` is; nothing where it is no file, or no archive.
@@ -78,229 +44,14 @@ pub fn archive(
 /// The archive is damaged or hostile, or the disk does not take it.
 pub fn unpack(copier: &mut Copier<'_>, archive: impl Read, dest: &str) -> Result<(), AddError> {
     let dest = copier.directory(dest)?;
-    let mut adder = Adder {
-        parents: Parents::new(copier.rootfs().tree()),
-        exclusions: copier.rootfs().exclusions(),
-        owner: copier.owner_of_all(),
-        dest,
-        writer: Writer::new(Attributes::Welcome),
-        resolved: None,
-        written: BTreeSet::new(),
-        dirs: BTreeMap::new(),
-    };
-    let mut archive = Archive::new(archive);
-    while let Some(member) = archive.next_member()? {
-        adder.add(member, &mut archive)?;
+    let rootfs = copier.rootfs();
+    let mut extraction = Extraction::new(rootfs.tree(), rootfs.exclusions(), dest);
+    if let Some(owner) = copier.owner_of_all() {
+        extraction = extraction.owned_by(owner);
     }
-    let written = adder.finish()?;
-    copier.wrote(written);
+    let extracted = extraction.run(archive)?;
+    copier.wrote(extracted.written);
     Ok(())
-}
-
-struct Adder<'a> {
-    parents: Parents<'a>,
-    exclusions: &'a Exclusions,
-    /// `--chown`, for all entries.
-    owner: Option<(u32, u32)>,
-    dest: ImagePath,
-    writer: Writer,
-    /// The parent of the last entry as named, and where that leads.
-    resolved: Option<(ImagePath, ImagePath)>,
-    written: BTreeSet<ImagePath>,
-    /// Directories and the times they get once everything is in them.
-    dirs: BTreeMap<ImagePath, Timestamp>,
-}
-
-impl Adder<'_> {
-    fn add(&mut self, mut member: Member, content: &mut impl Read) -> Result<(), AddError> {
-        let named = self.named(&member.name, &member.name)?;
-        let is_dir = member.kind == MemberKind::Dir;
-        if named == self.dest {
-            // The directory is there, and stays as it is.
-            return if is_dir { Ok(()) } else { Err(refused(&member.name, "it has no name")) };
-        }
-        let path = self.resolve_parent(&named, &member.name)?;
-        if self.exclusions.excludes(&path) {
-            tracing::debug!("{path} is no part of the image, not unpacked");
-            return Ok(());
-        }
-        self.make_parents(&path)?;
-        self.make_room(&path, &member)?;
-        if let Some((uid, gid)) = self.owner {
-            (member.uid, member.gid) = (uid, gid);
-        }
-        if let MemberKind::HardLink(target) = &member.kind {
-            self.link(&path, target, &member.name)?;
-        } else {
-            let place = self.at(&path)?;
-            self.writer.put(&place, &member, content).map_err(|source| match source {
-                WriteError::Content(source) => AddError::Archive(ArchiveError::Read(source)),
-                source => AddError::Write { path: path.clone(), source },
-            })?;
-        }
-        if is_dir {
-            self.dirs.insert(path.clone(), member.mtime);
-        } else {
-            self.dirs.remove(&path);
-        }
-        self.written.insert(path);
-        Ok(())
-    }
-
-    /// Gives directories their times; answers all that was written.
-    fn finish(mut self) -> Result<BTreeSet<ImagePath>, AddError> {
-        for (path, mtime) in std::mem::take(&mut self.dirs) {
-            let place = self.at(&path)?;
-            place.set_mtime(mtime).map_err(|source| AddError::Io { path, source })?;
-        }
-        Ok(self.written)
-    }
-
-    fn at(&mut self, path: &ImagePath) -> Result<Place, AddError> {
-        self.parents.place(path).map_err(|source| AddError::Io { path: path.clone(), source })
-    }
-
-    /// A name of the archive as a path below the destination.
-    fn named(&self, name: &[u8], told: &[u8]) -> Result<ImagePath, AddError> {
-        let bad = |error: PathError| refused(told, &error.to_string());
-        let below = ImagePath::parse(name).map_err(bad)?;
-        let whole = [self.dest.as_bytes(), below.as_bytes()].concat();
-        ImagePath::parse(&whole).map_err(bad)
-    }
-
-    /// The path with the links of its parents followed, as they are on disk now.
-    fn resolve_parent(&mut self, path: &ImagePath, told: &[u8]) -> Result<ImagePath, AddError> {
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(refused(told, "it has no name"));
-        };
-        let resolved = match &self.resolved {
-            Some((known, resolved)) if *known == parent => resolved.clone(),
-            _ => {
-                let resolved = self.follow(&parent, told)?;
-                self.resolved = Some((parent, resolved.clone()));
-                resolved
-            }
-        };
-        resolved.join(name).map_err(|error| refused(told, &error.to_string()))
-    }
-
-    fn follow(&mut self, path: &ImagePath, told: &[u8]) -> Result<ImagePath, AddError> {
-        let mut pending: Vec<Vec<u8>> = path.components().rev().map(<[u8]>::to_vec).collect();
-        let mut here = ImagePath::root();
-        let mut links = 0;
-        while let Some(name) = pending.pop() {
-            if name == b".." {
-                here = here.parent().unwrap_or(here);
-                continue;
-            }
-            let next = here.join(&name).map_err(|error| refused(told, &error.to_string()))?;
-            let Some(target) = self.link_at(&next)? else {
-                here = next;
-                continue;
-            };
-            links += 1;
-            if links > MAX_LINKS {
-                return Err(refused(told, "too many symbolic links on the way to it"));
-            }
-            if target.starts_with(b"/") {
-                here = ImagePath::root();
-            }
-            let names = target.split(|byte| *byte == b'/').rev();
-            pending.extend(names.filter(|name| !matches!(*name, b"" | b".")).map(<[u8]>::to_vec));
-        }
-        Ok(here)
-    }
-
-    /// The target of a link; nothing for anything else, and where nothing is.
-    fn link_at(&mut self, path: &ImagePath) -> Result<Option<Vec<u8>>, AddError> {
-        let io = |source| AddError::Io { path: path.clone(), source };
-        match self.parents.place(path) {
-            Ok(place) => place.read_link().map_err(io),
-            Err(error) if is_absence(&error) => Ok(None),
-            Err(error) => Err(io(error)),
-        }
-    }
-
-    /// Directories that the archive forgot: 0755, owned by root, as Docker makes them.
-    fn make_parents(&mut self, path: &ImagePath) -> Result<(), AddError> {
-        let mut missing = Vec::new();
-        let mut below = path.clone();
-        while self.parents.place(&below).is_err() {
-            let Some(parent) = below.parent() else { break };
-            missing.push(parent.clone());
-            below = parent;
-        }
-        for dir in missing.into_iter().rev() {
-            let io = |source| AddError::Io { path: dir.clone(), source };
-            let place = self.at(&dir)?;
-            if place.make_dir(0o755).map_err(io)? {
-                place.set_mode(0o755).map_err(io)?;
-                place.set_owner((0, 0)).map_err(io)?;
-                self.written.insert(dir);
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes what stands where the entry goes, unless both are directories.
-    fn make_room(&mut self, path: &ImagePath, member: &Member) -> Result<(), AddError> {
-        let io = |source| AddError::Io { path: path.clone(), source };
-        let place = self.at(path)?;
-        let Some(old) = place.file_type().map_err(io)? else { return Ok(()) };
-        if old.is_dir() && member.kind == MemberKind::Dir {
-            return Ok(());
-        }
-        if old.is_dir() && self.exclusions.covers_any_below(path) {
-            return Err(refused(&member.name, "a mount of this container lies below it"));
-        }
-        if let MemberKind::HardLink(target) = &member.kind {
-            let named = self.named(target, &member.name)?;
-            if self.resolve_parent(&named, &member.name)?.starts_with(path) {
-                return Err(refused(&member.name, "it is a hard link to itself"));
-            }
-        }
-        self.parents.forget(path);
-        self.resolved = None;
-        place.remove().map_err(io)?;
-        self.dirs.retain(|dir, _| !dir.starts_with(path));
-        self.written.insert(path.clone());
-        Ok(())
-    }
-
-    /// A hard link's target is named like an entry: below the destination.
-    fn link(&mut self, path: &ImagePath, target: &[u8], told: &[u8]) -> Result<(), AddError> {
-        let named = self.named(target, told)?;
-        let existing = self.resolve_parent(&named, told)?;
-        if self.exclusions.excludes(&existing) {
-            return Err(refused(told, "its hard link target is no part of the image"));
-        }
-        let from = self.parents.place(&existing);
-        let kind = from.as_ref().ok().and_then(|place| place.file_type().ok().flatten());
-        match (from, kind) {
-            (Ok(from), Some(kind)) if !kind.is_dir() => {
-                let to = self.at(path)?;
-                to.make_link(&from)
-                    .map_err(|source| AddError::Io { path: path.clone(), source })?;
-                self.written.insert(existing);
-                Ok(())
-            }
-            (_, Some(_)) => {
-                Err(refused(told, &format!("its hard link target {existing} is a directory")))
-            }
-            (_, None) => {
-                Err(refused(told, &format!("its hard link target {existing} is not there")))
-            }
-        }
-    }
-}
-
-fn refused(name: &[u8], why: &str) -> AddError {
-    let name = String::from_utf8_lossy(&name[..name.len().min(300)]).into_owned();
-    AddError::Refused { name, why: why.to_owned() }
-}
-
-fn is_absence(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]

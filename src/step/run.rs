@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use snapshot::{ImagePath, Suspects};
 use thiserror::Error;
-use tracer::{Command, Credentials, Interrupt, Outcome, Touched, TouchedSet, Tracer};
+use tracer::{Command, Credentials, Interrupt, Marks, Outcome, Touched, TouchedSet, Tracer};
 
 use super::output::{Stream, pass_on};
 use crate::dockerfile::SCRIPT_DIR;
@@ -68,22 +69,32 @@ pub struct Ran {
 pub fn run(
     runner: &Runner<'_>,
     rootfs: &Rootfs,
+    marks: &mut Marks,
     step: &RunStep,
     who: &Identity,
 ) -> Result<Ran, RunError> {
     let mut points = MountPoints::default();
     let script = step.script.as_ref().map(|script| Script::write(runner, script)).transpose()?;
     let ran = prepare(runner, rootfs, step, who, script.as_ref(), &mut points)
-        .and_then(|mut command| execute(runner, &mut command, who.uid));
+        .and_then(|mut command| execute(runner, marks, &mut command, who.uid));
     drop(script);
     let removed = points.remove(rootfs.tree());
     let outcome = ran?;
     removed.map_err(|source| RunError::Prepare { what: "mount points again".into(), source })?;
-    let suspects = suspects(&outcome.touched);
+    let suspects = suspects(&outcome.touched, rootfs);
     Ok(Ran { outcome, suspects })
 }
 
-fn execute(runner: &Runner<'_>, command: &mut Command, uid: u32) -> Result<Outcome, RunError> {
+fn execute(
+    runner: &Runner<'_>,
+    marks: &mut Marks,
+    command: &mut Command,
+    uid: u32,
+) -> Result<Outcome, RunError> {
+    let pick = runner.tracer.pick(command);
+    if pick.name() != runner.tracer.name() {
+        tracing::info!("This step: {pick}");
+    }
     let pipes = |source| RunError::Prepare { what: "pipes".to_owned(), source };
     let (stdout, out) = pass_on(Stream::Out).map_err(pipes)?;
     let (stderr, err) = pass_on(Stream::Err).map_err(pipes)?;
@@ -93,7 +104,7 @@ fn execute(runner: &Runner<'_>, command: &mut Command, uid: u32) -> Result<Outco
             .map_err(|errno| pipes(errno.into()))?;
     }
     (command.stdout, command.stderr) = (Some(stdout), Some(stderr));
-    let outcome = runner.tracer.run(command, runner.interrupt);
+    let outcome = runner.tracer.run_in(marks, command, runner.interrupt);
     // The readers see the end only when the last writer is gone.
     (command.stdout, command.stderr) = (None, None);
     for thread in [out, err] {
@@ -245,7 +256,7 @@ fn nul_free(text: &str) -> Result<CString, RunError> {
 }
 
 /// What the tracer names, as paths of the image.
-fn suspects(touched: &Touched) -> Suspects {
+fn suspects(touched: &Touched, rootfs: &Rootfs) -> Suspects {
     let Touched::Only(TouchedSet { paths, trees }) = touched else { return Suspects::Everything };
     let parse = |names: &BTreeSet<Vec<u8>>| -> Option<Vec<ImagePath>> {
         names.iter().map(|name| ImagePath::parse(name).ok()).collect()
@@ -254,7 +265,24 @@ fn suspects(touched: &Touched) -> Suspects {
     let (Some(paths), Some(trees)) = (parse(paths), parse(trees)) else {
         return Suspects::Everything;
     };
+    if paths.iter().any(|path| is_name_outside(path, rootfs)) {
+        return Suspects::Everything;
+    }
     Suspects::Only { paths, trees }
+}
+
+/// Whether an excluded path is one of several names of its file: the others may be in the image,
+/// and nobody looks at this one.
+fn is_name_outside(path: &ImagePath, rootfs: &Rootfs) -> bool {
+    let is_linked = || {
+        let stat = rustix::fs::lstat(
+            rootfs.tree().path().join(std::ffi::OsStr::from_bytes(path.relative())),
+        );
+        stat.is_ok_and(|stat| {
+            stat.st_nlink > 1 && !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir()
+        })
+    };
+    rootfs.exclusions().excludes(path) && is_linked()
 }
 
 #[cfg(test)]

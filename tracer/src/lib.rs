@@ -8,10 +8,14 @@
 //!
 //! # How a command is watched
 //!
-//! A seccomp filter lets everything run at full speed that cannot change the
+//! **ptrace**: a seccomp filter lets everything run at full speed that cannot change the
 //! tree, stops what can, and refuses what could not be seen (with the errno an
 //! older kernel would give). At each stop the names the call was given are
 //! resolved as the kernel will resolve them, before the call runs.
+//!
+//! **inotify**: the kernel tells what happens in each directory of the tree.
+//! It takes nothing from the command, so that set-id programs and debuggers
+//! work, but it sees names only: see [`Marks`].
 //!
 //! # How a command ends
 //!
@@ -25,6 +29,7 @@ mod directories;
 mod error;
 mod filter;
 mod interrupt;
+mod marks;
 mod names;
 mod outcome;
 mod record;
@@ -39,5 +44,6 @@ mod watch;
 pub use command::{CapSet, Command, Credentials, IdMap, IdMaps, Namespaces, Preparation, Setup};
 pub use error::{Errno, Error};
 pub use interrupt::Interrupt;
+pub use marks::Marks;
 pub use outcome::{Blindness, Outcome, Stats, Status, Touched, TouchedSet};
-pub use tracer::{Choice, Tracer, UnknownChoice};
+pub use tracer::{Choice, Pick, Tracer, UnknownChoice};

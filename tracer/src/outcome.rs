@@ -70,7 +70,7 @@ pub enum Touched {
 pub struct TouchedSet {
     /// Names that were created, removed, written or whose metadata was set.
     pub paths: BTreeSet<Vec<u8>>,
-    /// Directories that were renamed, under their old and new names:
+    /// Directories that were renamed, under their old and new names, or made:
     /// everything below may be new or gone.
     pub trees: BTreeSet<Vec<u8>>,
 }
@@ -119,6 +119,13 @@ pub enum Blindness {
     /// A file was changed after this name of it was removed, while it had
     /// others.
     LostName(Vec<u8>),
+    /// Directories could not be marked, or the marks not be read.
+    Marks(String),
+    /// More events than the kernel keeps until they are read.
+    QueueOverflow,
+    /// A name that came and went, or a directory that came: an old file may
+    /// have been changed under a further name that nobody saw.
+    UnseenLink(Vec<u8>),
 }
 
 impl fmt::Display for Blindness {
@@ -140,6 +147,15 @@ impl fmt::Display for Blindness {
             Blindness::LostName(path) => {
                 write!(f, "{} was changed after it lost that name", path.escape_ascii())
             }
+            Blindness::Marks(why) => write!(f, "inotify lost sight: {why}"),
+            Blindness::QueueOverflow => f.write_str(
+                "there were more events than fs.inotify.max_queued_events before they were read",
+            ),
+            Blindness::UnseenLink(path) => write!(
+                f,
+                "{} came unseen by inotify: it may have been another name of an older file",
+                path.escape_ascii()
+            ),
         }
     }
 }

@@ -61,7 +61,7 @@ pub(crate) fn run(
 /// the tracer lacks CAP_SYS_PTRACE, nor under no_new_privs, which a filter
 /// demands of those who lack CAP_SYS_ADMIN. Root has nothing to gain; in a user
 /// namespace of ours, both capabilities are there.
-fn what_watching_would_take(command: &Command) -> Option<&'static str> {
+pub(crate) fn what_watching_would_take(command: &Command) -> Option<&'static str> {
     let uid = match &command.credentials {
         Some(credentials) => credentials.uid,
         None => rustix::process::geteuid().as_raw(),
@@ -78,7 +78,7 @@ fn what_watching_would_take(command: &Command) -> Option<&'static str> {
     if is_held(CAP_SYS_ADMIN) && is_held(CAP_SYS_PTRACE) {
         return None;
     }
-    Some("set-id programs of a user other than root would not work under ptrace here")
+    Some("set-id programs of users other than root would not work under ptrace here")
 }
 
 fn on_own_thread<T: Send>(body: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{Command, Error, Interrupt, Outcome};
+use crate::{Command, Error, Interrupt, Marks, Outcome};
 
 /// Who is asked to watch a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +56,24 @@ impl FromStr for Choice {
     }
 }
 
-/// A backend that was found to work here.
+/// Backends that were found to work here, and the rule which of them watches a
+/// command.
 #[derive(Clone, Debug)]
 pub struct Tracer {
+    rule: Rule,
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Rule {
+    Always(Backend),
+    /// ptrace, and this one where it would take something from the command.
+    PtraceOr(Backend),
+}
+
+/// Who watches one command, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pick {
     backend: Backend,
     reason: String,
 }
@@ -66,32 +81,61 @@ pub struct Tracer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Backend {
     Ptrace,
+    Inotify,
     Untraced,
 }
 
 impl Tracer {
     /// Finds out whether `choice` works on this kernel, with these privileges,
-    /// by trying it on a child. Takes a few milliseconds.
+    /// by trying it: ptrace on a child, inotify on a write. Takes a few
+    /// milliseconds.
     ///
     /// # Errors
     /// [`Error::NotAvailable`] if it does not; never for
     /// [`Auto`](Choice::Auto), which then watches nothing.
     pub fn probe(choice: Choice) -> Result<Tracer, Error> {
-        let unavailable = |backend| Error::NotAvailable {
-            backend,
-            why: "this version does not have it; choose ptrace or off".to_owned(),
-        };
+        let asked_for = |backend| Tracer::new(Rule::Always(backend), "asked for".to_owned());
         match choice {
-            Choice::Off => {
-                Ok(Tracer { backend: Backend::Untraced, reason: "asked for".to_owned() })
-            }
-            Choice::Inotify => Err(unavailable("inotify")),
-            Choice::Fanotify => Err(unavailable("fanotify")),
-            Choice::Ptrace => crate::run::probe().map(|()| Tracer::ptrace("asked for")),
-            Choice::Auto => Ok(match crate::run::probe() {
-                Ok(()) => Tracer::ptrace("it works here"),
-                Err(error) => Tracer { backend: Backend::Untraced, reason: error.to_string() },
+            Choice::Off => Ok(asked_for(Backend::Untraced)),
+            Choice::Inotify => crate::marks::probe().map(|()| asked_for(Backend::Inotify)),
+            Choice::Fanotify => Err(Error::NotAvailable {
+                backend: "fanotify",
+                why: "this version does not have it; choose ptrace, inotify or off".to_owned(),
             }),
+            Choice::Ptrace => crate::run::probe().map(|()| asked_for(Backend::Ptrace)),
+            Choice::Auto => Ok(Tracer::best(crate::run::probe(), crate::marks::probe())),
+        }
+    }
+
+    fn best(ptrace: Result<(), Error>, inotify: Result<(), Error>) -> Tracer {
+        match (ptrace, inotify) {
+            (Ok(()), Ok(())) => {
+                Tracer::new(Rule::PtraceOr(Backend::Inotify), "it works here".to_owned())
+            }
+            (Ok(()), Err(error)) => Tracer::new(
+                Rule::PtraceOr(Backend::Untraced),
+                format!("it works here, but {error}"),
+            ),
+            (Err(error), Ok(())) => Tracer::new(Rule::Always(Backend::Inotify), error.to_string()),
+            (Err(error), Err(other)) => {
+                Tracer::new(Rule::Always(Backend::Untraced), format!("{error}, and {other}"))
+            }
+        }
+    }
+
+    fn new(rule: Rule, reason: String) -> Tracer {
+        Tracer { rule, reason }
+    }
+
+    /// Who is going to watch `command`.
+    #[must_use]
+    pub fn pick(&self, command: &Command) -> Pick {
+        match self.rule {
+            Rule::Always(backend) => Pick { backend, reason: self.reason.clone() },
+            Rule::PtraceOr(other) => match crate::run::what_watching_would_take(command) {
+                Some(why) => Pick { backend: other, reason: why.to_owned() },
+                None => Pick { backend: Backend::Ptrace, reason: self.reason.clone() },
+            },
         }
     }
 
@@ -102,25 +146,67 @@ impl Tracer {
     /// When the command could not be started, was interrupted, or a call of
     /// the tracer was refused. How the command itself ended is no error.
     pub fn run(&self, command: &Command, interrupt: &Interrupt) -> Result<Outcome, Error> {
-        crate::run::run(self.backend == Backend::Ptrace, command, interrupt)
+        self.run_in(&mut Marks::of(command), command, interrupt)
     }
 
-    /// The backend's name.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self.backend {
-            Backend::Ptrace => "ptrace",
-            Backend::Untraced => "off",
+    /// As [`run`](Tracer::run), with what is kept from command to command on
+    /// the same tree. Changes outside that tree are not told where the backend
+    /// needs marks.
+    ///
+    /// # Errors
+    /// As [`run`](Tracer::run).
+    pub fn run_in(
+        &self,
+        marks: &mut Marks,
+        command: &Command,
+        interrupt: &Interrupt,
+    ) -> Result<Outcome, Error> {
+        match self.pick(command).backend {
+            Backend::Ptrace => crate::run::run(true, command, interrupt),
+            Backend::Untraced => crate::run::run(false, command, interrupt),
+            Backend::Inotify => {
+                marks.listen(command, || crate::run::run(false, command, interrupt))
+            }
         }
     }
 
-    /// The backend's name and why it was taken, for a line of information.
+    /// The name of the backend that watches most commands.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self.rule {
+            Rule::Always(backend) => backend.name(),
+            Rule::PtraceOr(_) => Backend::Ptrace.name(),
+        }
+    }
+
+    /// That name and why it was taken, for a line of information.
     #[must_use]
     pub fn describe(&self) -> String {
         format!("{} ({})", self.name(), self.reason)
     }
+}
 
-    fn ptrace(reason: &str) -> Tracer {
-        Tracer { backend: Backend::Ptrace, reason: reason.to_owned() }
+impl Pick {
+    /// The backend's name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.backend.name()
+    }
+}
+
+impl fmt::Display for Pick {
+    /// Name and reason.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name(), self.reason)
+    }
+}
+
+impl Backend {
+    fn name(self) -> &'static str {
+        match self {
+            Backend::Ptrace => "ptrace",
+            Backend::Inotify => "inotify",
+            Backend::Untraced => "off",
+        }
     }
 }

@@ -92,6 +92,11 @@ pub(crate) fn effective_capabilities() -> Result<u64, Errno> {
     Ok(child::capabilities()?.effective)
 }
 
+/// Whether this process, or what it starts, could ever hold a capability.
+pub(crate) fn may_hold(number: u32) -> bool {
+    child::prctl(libc::PR_CAPBSET_READ, number as usize) == Ok(1)
+}
+
 /// Acts on files as another user until dropped.
 ///
 /// /proc compares these ids with those of the process that is looked at. A

@@ -1,0 +1,16 @@
+//! Flags of the build context.
+
+/// The build context.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Build context")]
+pub(in crate::cli) struct ContextFlags {
+    /// The build context: a directory, plain or as dir://PATH; a tar archive,
+    /// plain or packed with gzip, zstd, xz or bzip2, as tar://FILE, tar://stdin
+    /// or https://HOST/PATH.
+    #[arg(short = 'c', long, value_name = "SOURCE", default_value = "/workspace/")]
+    pub(in crate::cli) context: String,
+
+    /// The directory of the context to build from.
+    #[arg(long, value_name = "PATH", default_value = "", hide_default_value = true)]
+    pub(in crate::cli) context_sub_path: String,
+}

@@ -1,0 +1,90 @@
+//! The HTTP client of contexts and of ADD: proxies, certificates, redirects, and what may be told.
+
+use reqwest::{Certificate, Client, NoProxy, Proxy, Url, redirect};
+
+use super::FetchSettings;
+
+/// How many redirects are followed.
+const MOST_REDIRECTS: usize = 10;
+
+/// A client by these settings; redirects are followed, credentials stay with their host.
+pub(in crate::context) fn client(settings: &FetchSettings) -> Result<Client, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let roots = found.certs.iter().filter_map(|it| Certificate::from_der(it).ok());
+    let mut builder = Client::builder()
+        .user_agent(&settings.user_agent)
+        .redirect(redirect::Policy::custom(follow))
+        .connect_timeout(settings.connect)
+        .read_timeout(settings.idle)
+        .tls_certs_only(roots)
+        .no_proxy();
+    let except = settings.no_proxy.as_deref().and_then(NoProxy::from_string);
+    // The proxy's address may hold a password, so it stays out of the message.
+    let bad = |_| "the proxy is no valid URL".to_owned();
+    for proxy in [
+        settings.http_proxy.as_ref().map(Proxy::http),
+        settings.https_proxy.as_ref().map(Proxy::https),
+    ] {
+        if let Some(proxy) = proxy.transpose().map_err(bad)? {
+            builder = builder.proxy(proxy.no_proxy(except.clone()));
+        }
+    }
+    builder.build().map_err(|error| causes(&error))
+}
+
+/// Up to ten redirects, and never from https to http.
+fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    if attempt.previous().len() > MOST_REDIRECTS {
+        return attempt.error(format!("more than {MOST_REDIRECTS} redirects"));
+    }
+    if attempt.previous().last().is_some_and(|from| is_downgrade(from, attempt.url())) {
+        return attempt.error("redirected from https to http");
+    }
+    attempt.follow()
+}
+
+fn is_downgrade(from: &Url, to: &Url) -> bool {
+    from.scheme() == "https" && to.scheme() != "https"
+}
+
+/// A URL as it may be shown: without user, password and query.
+pub fn without_credentials(url: &str) -> String {
+    let Ok(mut parsed) = Url::parse(url) else { return "the URL".to_owned() };
+    // These fail for URLs that cannot have credentials.
+    let _ = parsed.set_username("");
+    let _ = parsed.set_password(None);
+    parsed.set_query(None);
+    parsed.to_string()
+}
+
+/// An error with all its causes in one line.
+pub(in crate::context) fn causes(error: &dyn std::error::Error) -> String {
+    let mut told = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !told.contains(&text) {
+            told = format!("{told}: {text}");
+        }
+        next = cause.source();
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn https_never_leads_to_http() {
+        for (from, to, want) in [
+            ("https://a/", "http://a/", true),
+            ("https://a/", "https://b/", false),
+            ("http://a/", "http://b/", false),
+            ("http://a/", "https://a/", false),
+        ] {
+            let url = |text| Url::parse(text).expect(text);
+            assert_eq!(is_downgrade(&url(from), &url(to)), want, "{from} {to}");
+        }
+    }
+}
