@@ -267,7 +267,7 @@ fn keep_reading(lines: impl Read + Send + 'static, log: Arc<Mutex<String>>) -> J
 }
 
 /// Base 64 as `config.json` wants it (RFC 4648, section 4).
-fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for group in bytes.chunks(3) {

@@ -267,7 +267,8 @@ impl Entry {
     }
 
     /// Whether a layer would say the same of both, contents aside.
-    pub(crate) fn same_metadata(&self, other: &Self) -> bool {
+    #[must_use]
+    pub fn same_metadata(&self, other: &Self) -> bool {
         self.kind == other.kind
             && (self.mode, self.uid, self.gid) == (other.mode, other.uid, other.gid)
             && self.mtime == other.mtime

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::images::NamedContext;
 use super::roots::{needs_root, touches_root};
+use super::run_mounts::origin;
 use super::stage::{Stages, shown};
 use crate::cache::{Cache, Entry, Lineage, Record};
 use crate::context::{Ignore, http};
@@ -16,9 +17,9 @@ use crate::dockerfile::{Instruction, Located};
 use crate::image::{Digest, Image, ImageConfig};
 use crate::plan::{
     Action, Base, BaseImages as _, CopySource, CopyStep, Input, Inputs, Key, Origin, Plan,
-    PlannedStage, Scope, Step, key, step,
+    PlannedStage, RunMount, RunStep, Scope, Step, key, step,
 };
-use crate::step::contents;
+use crate::step::{contents, contents_of};
 
 /// A step of a stage: the number of the stage, and its place there.
 type Place = (usize, usize);
@@ -29,8 +30,8 @@ pub(super) struct Keyed {
     /// Whether its layer is cached.
     pub(super) cached: bool,
     pub(super) record: Record,
-    /// The stage that it takes files from.
-    source: Option<usize>,
+    /// The stages that it takes files from.
+    sources: Vec<usize>,
     fate: Fate,
 }
 
@@ -170,8 +171,8 @@ impl Stages<'_, '_> {
             } else if let Some((prefix, _)) = since.last_mut() {
                 *prefix = format!("{label}: ");
             }
-            let source = source_of(&ready.action);
-            let keyed = Keyed { key, cached, record, source, fate: Fate::Open };
+            let sources = sources_of(&ready.action);
+            let keyed = Keyed { key, cached, record, sources, fate: Fate::Open };
             steps.insert((stage.number, number), keyed);
         }
         point
@@ -214,7 +215,10 @@ impl Stages<'_, '_> {
     ) -> Option<Inputs> {
         match &ready.action {
             Action::Configure => None,
-            Action::Run(run) => Some(Inputs::of_run(run, &point.scope.undeclared(), Vec::new())),
+            Action::Run(run) => {
+                let mounted = self.mounted_by(run, ends)?;
+                Some(Inputs::of_run(run, &point.scope.undeclared(), mounted))
+            }
             Action::Workdir(path) => Some(Inputs::of_workdir(path, &point.config.config.user)),
             Action::Copy(copy) => Some(Inputs::of_copy(copy, self.brought_by(copy, ends)?)),
         }
@@ -230,22 +234,9 @@ impl Stages<'_, '_> {
 
     /// What a COPY or ADD brings.
     fn brought_by(&self, copy: &CopyStep, ends: &HashMap<usize, Point>) -> Option<Vec<Input>> {
-        let platform = &self.builder.order.platform;
-        let images = self.builder.images;
-        let mut brought = match &copy.from {
-            Origin::Stage(number) => {
-                let label = &self.plan.stages.iter().find(|it| it.number == *number)?.label;
-                key::from_stage(label, ends.get(number)?.key?, copy)
-            }
-            Origin::Image(reference) => {
-                let image = images.image(reference, platform).ok()?;
-                key::from_image(&reference.to_string(), &diff_ids(&image), copy)
-            }
-            Origin::Named(name) if !matches!(images.named(name), Some(NamedContext::Dir(_))) => {
-                let image = images.context_image(name, platform).ok()??;
-                key::from_image(name, &diff_ids(&image), copy)
-            }
-            Origin::Context | Origin::Named(_) => self.content_of(copy)?,
+        let mut brought = match self.whole(&copy.from, ends)? {
+            Some(whole) => vec![whole, key::selection(copy)],
+            None => self.content_of(copy)?,
         };
         for source in &copy.sources {
             match source {
@@ -259,6 +250,57 @@ impl Stages<'_, '_> {
             }
         }
         Some(brought)
+    }
+
+    /// A stage or image as one input. Of a context the files themselves are: nothing. Unknown where a
+    /// stage has no key.
+    fn whole(&self, from: &Origin, ends: &HashMap<usize, Point>) -> Option<Option<Input>> {
+        let platform = &self.builder.order.platform;
+        let images = self.builder.images;
+        Some(match from {
+            Origin::Stage(number) => {
+                let label = &self.plan.stages.iter().find(|it| it.number == *number)?.label;
+                Some(key::stage(label, ends.get(number)?.key?))
+            }
+            Origin::Image(reference) => {
+                let image = images.image(reference, platform).ok()?;
+                Some(key::image(&reference.to_string(), &diff_ids(&image)))
+            }
+            Origin::Named(name) if !matches!(images.named(name), Some(NamedContext::Dir(_))) => {
+                let image = images.context_image(name, platform).ok()??;
+                Some(key::image(name, &diff_ids(&image)))
+            }
+            Origin::Context | Origin::Named(_) => None,
+        })
+    }
+
+    /// What the mounts of a RUN are, and what is in those that show files.
+    fn mounted_by(&self, run: &RunStep, ends: &HashMap<usize, Point>) -> Option<Vec<Input>> {
+        let mut mounted = Vec::new();
+        for mount in &run.mounts {
+            mounted.push(key::mount(mount));
+            let (from, source, target) = match mount {
+                RunMount::Bind { from, source, target, .. } => (from, source, target),
+                RunMount::Cache { from: Some(from), source, target, .. } => (from, source, target),
+                RunMount::Cache { from: None, .. }
+                | RunMount::Tmpfs { .. }
+                | RunMount::Secret { .. }
+                | RunMount::Ssh { .. } => continue,
+            };
+            if let Some(whole) = self.whole(from, ends)? {
+                mounted.push(whole);
+                continue;
+            }
+            let sources = self.sources(from).ok()?;
+            let interrupt = self.builder.interrupt;
+            let found = sources.find_plain(source).ok()?;
+            let files = contents_of(&sources, &found, &|| interrupt.is_triggered()).ok()?;
+            mounted.extend(files.into_iter().map(|file| Input {
+                name: format!("{} mounted at {target}", file.name),
+                digest: file.digest,
+            }));
+        }
+        Some(mounted)
     }
 
     /// The files of a context.
@@ -315,8 +357,8 @@ impl Ahead {
                 continue;
             }
             let place = (stage.number, number);
-            let source = self.steps.get(&place).and_then(|step| step.source);
-            if let Some(source) = source {
+            let sources = self.steps.get(&place).map_or(&[][..], |step| &step.sources).to_vec();
+            for source in sources {
                 lineage = match (lineage, self.lineage(source)) {
                     (Some(own), Some(other)) => Some(own.with(other)),
                     _ => None,
@@ -361,7 +403,7 @@ impl Ahead {
             for source in &plan.stages {
                 let taken = open.iter().any(|number| {
                     let step = self.step(stage.number, *number);
-                    step.is_some_and(|step| step.source == Some(source.number))
+                    step.is_some_and(|step| step.sources.contains(&source.number))
                 });
                 // Of a step without a key it is not known here what it takes.
                 if taken || (!known && source.copied_by.contains(&stage.number)) {
@@ -386,11 +428,18 @@ fn is_cached(action: &Action, cache: &Cache<'_>) -> bool {
     }
 }
 
-fn source_of(action: &Action) -> Option<usize> {
-    match action {
-        Action::Copy(CopyStep { from: Origin::Stage(number), .. }) => Some(*number),
-        Action::Copy(_) | Action::Run(_) | Action::Workdir(_) | Action::Configure => None,
-    }
+/// The stages that a step takes files from, in order.
+pub(super) fn sources_of(action: &Action) -> Vec<usize> {
+    let origins: Vec<&Origin> = match action {
+        Action::Copy(copy) => vec![&copy.from],
+        Action::Run(run) => run.mounts.iter().filter_map(origin).collect(),
+        Action::Workdir(_) | Action::Configure => Vec::new(),
+    };
+    let stages = origins.into_iter().filter_map(|origin| match origin {
+        Origin::Stage(number) => Some(*number),
+        Origin::Context | Origin::Named(_) | Origin::Image(_) => None,
+    });
+    stages.collect()
 }
 
 fn diff_ids(image: &Image) -> Vec<Digest> {

@@ -6,11 +6,12 @@
 
 use std::path::Path;
 
+use super::ahead::sources_of;
 use super::stage::{Finished, Fold, Stages, bytes};
 use super::tree::move_tree;
 use crate::cache::{Cache, Lineage, Made, Miss};
 use crate::image::ImageLayer;
-use crate::plan::{Action, CopyStep, Origin, PlannedStage};
+use crate::plan::{Action, PlannedStage};
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::{Isolation, Rootfs};
 
@@ -24,9 +25,9 @@ impl Stages<'_, '_> {
         fold: &mut Fold,
     ) -> Option<ImageLayer> {
         let cache = self.builder.cache?;
-        if let Action::Copy(CopyStep { from: Origin::Stage(source), .. }) = action {
-            let finished = self.finished.get(source).map(|finished| finished.lineage);
-            let lineage = finished.or_else(|| self.ahead.lineage(*source));
+        for source in sources_of(action) {
+            let finished = self.finished.get(&source).map(|finished| finished.lineage);
+            let lineage = finished.or_else(|| self.ahead.lineage(source));
             fold.lineage = fold.lineage.with(lineage.unwrap_or_else(Lineage::start));
         }
         let step = self.ahead.step(stage.number, number).filter(|step| step.cached)?;

@@ -18,6 +18,7 @@ mod images;
 mod layers;
 mod publish;
 mod roots;
+mod run_mounts;
 mod run_step;
 mod stage;
 mod tree;
@@ -43,6 +44,7 @@ pub use images::{NamedContext, NamedContexts};
 use layers::Times;
 pub use layers::{IgnoredPath, LayerRules};
 pub use publish::{Built, Outputs};
+pub use run_mounts::MountSources;
 use stage::Stages;
 use work::WorkDir;
 
@@ -71,6 +73,8 @@ pub struct Order {
     pub registry: Settings,
     /// Where the result goes.
     pub outputs: Outputs,
+    /// What the mounts of RUN steps are made of.
+    pub mounts: MountSources,
     /// How RUN steps are watched.
     pub watch: Watch,
     /// Where they run.

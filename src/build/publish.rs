@@ -70,8 +70,13 @@ impl Outputs {
                 .tempfile_in(near)
                 .could_not(|| format!("write {}", path.display()))?;
         }
-        if !self.push || !self.check {
+        if !self.push {
             return Ok(());
+        }
+        if !self.check {
+            // Who the user is has to be found out before a base image is unpacked over the helpers.
+            let repositories = super::repositories(&self.destinations);
+            return registry.log_in(&repositories).map_err(|error| registry_failure(&error));
         }
         let mut checked: Vec<&crate::image::Repository> = Vec::new();
         for reference in &self.destinations {

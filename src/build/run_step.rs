@@ -26,6 +26,7 @@ impl Stages<'_, '_> {
             Failure::new(format!("USER {}: {error}", step.user))
                 .hint("give a number, or create the user in an earlier step")
         })?;
+        let mounts = self.mounts(&step.mounts, &step.env)?;
         let made = make_own_dir(&step.dir, fold.root()?)?;
         let (rootfs, marks) = fold.root_and_marks()?;
         let scratch = builder.work.scratch();
@@ -38,9 +39,11 @@ impl Stages<'_, '_> {
         };
         builder.work.restore()?;
         let started = Instant::now();
-        let ran = run(&runner, rootfs, marks, step, &who)
+        let ran = run(&runner, rootfs, marks, step, &who, mounts)
             .map_err(|error| run_failure(&error, step.argv.first().map_or("", String::as_str)))?;
         let took = started.elapsed();
+        let recognized = fold.root_mut()?.recognize(&ran.restored);
+        recognized.could_not(|| "look at what the mounts were put over".to_owned())?;
         builder.work.restore()?;
         let status = ran.outcome.status;
         builder.go_on()?;

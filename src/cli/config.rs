@@ -6,6 +6,7 @@ mod credentials;
 mod layers;
 mod outputs;
 mod registry;
+mod run_mounts;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -75,6 +76,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         return Err(Failure::new("--context is empty: name a directory"));
     }
     let registry = registry::registry(&flags.registry, around)?;
+    let kaniko_dir = kaniko_dir(flags, around);
     Ok(Order {
         context: context::source(&flags.contexts, &around.here)?,
         context_sub_path: flags.contexts.context_sub_path.clone(),
@@ -96,7 +98,8 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             .parse()
             .map_err(|error| Failure::new(format!("--isolation: {error}")))?,
         force: flags.force.0,
-        kaniko_dir: kaniko_dir(flags, around),
+        mounts: run_mounts::sources(&flags.run_mounts, around, &kaniko_dir)?,
+        kaniko_dir,
         own_dirs: own_dirs(around),
         cleanup: switch(flags.cleanup.0, "KANIKO_CLEANUP", around)?,
         layers,

@@ -5,6 +5,7 @@ mod context;
 mod layers;
 mod outputs;
 mod registry;
+mod run_mounts;
 
 use std::path::PathBuf;
 
@@ -17,6 +18,7 @@ pub(super) use context::ContextFlags;
 pub(super) use layers::LayerFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
+pub(super) use run_mounts::RunMountFlags;
 
 /// Builds a container image from a Dockerfile, without a daemon, and pushes it.
 #[derive(Debug, Parser)]
@@ -139,6 +141,9 @@ pub(super) struct Flags {
     pub(super) registry: RegistryFlags,
 
     #[command(flatten)]
+    pub(super) run_mounts: RunMountFlags,
+
+    #[command(flatten)]
     pub(super) result: OutputFlags,
 
     #[command(flatten)]
@@ -183,14 +188,11 @@ pub(super) enum Command {
 /// Flags of kaniko that this version refuses by name.
 pub(super) const NOT_YET: &[&str] = &[
     "bucket",
-    "cache-dir",
-    "credential-helpers",
     "dryrun",
     "git",
     "materialize",
     "pre-cleanup",
     "preserve-context",
-    "secret",
     "skip-unused-stages",
 ];
 

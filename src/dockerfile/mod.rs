@@ -14,6 +14,7 @@ pub use instruction::{
     Add, Arg, ArgItem, CommandLine, Copy, Device, Expose, HealthTiming, Healthcheck, Instruction,
     Network, Onbuild, Pair, Pairs, Run, Security, Source, Transfer, Volume,
 };
+pub use mount::comma_separated;
 pub use mount::{Mount, MountError, MountField, MountKind, MountSpec, Sharing};
 pub use parse::{parse, parse_trigger};
 pub use pattern::BadShellPattern;

@@ -361,7 +361,10 @@ fn invalid<E>(key: &str, value: &str) -> MountError<E> {
 }
 
 /// Splits the value of a flag at its commas; a field may be quoted, with `""` for a quote.
-pub(super) fn comma_separated(text: &str) -> Result<Vec<String>, &'static str> {
+///
+/// # Errors
+/// Quotes that do not pair up, or nothing at all.
+pub fn comma_separated(text: &str) -> Result<Vec<String>, &'static str> {
     if text.is_empty() {
         return Err("the value is empty");
     }

@@ -17,6 +17,7 @@ use std::fmt;
 
 use snapshot::ImagePath;
 
+use super::mounts::RunMount;
 use super::step::{AddStep, CopyStep, RunStep};
 use crate::image::{Digest, Hasher, Platform};
 
@@ -133,7 +134,8 @@ impl Inputs {
     /// what its mounts bring.
     #[must_use]
     pub fn of_run(run: &RunStep, undeclared: &[String], mounted: Vec<Input>) -> Self {
-        let RunStep { argv, env, user, dir, network_none, script } = run;
+        // What is mounted comes with its content.
+        let RunStep { argv, env, user, dir, network_none, mounts: _, script } = run;
         let mut inputs = vec![
             Input::list("the command", argv.iter().map(String::as_str)),
             Input::text("the user", user),
@@ -216,22 +218,47 @@ fn given((name, value): (&'static str, &bool)) -> &'static str {
     if *value { name } else { "" }
 }
 
-/// What a COPY takes from a stage: what made the stage, and which of its files.
+/// A stage that files are taken from: what made it.
 #[must_use]
-pub fn from_stage(label: &str, last: Key, copy: &CopyStep) -> Vec<Input> {
-    let from = Input { name: format!("stage {label}"), digest: last.0 };
-    vec![from, selection(copy)]
+pub fn stage(label: &str, last: Key) -> Input {
+    Input { name: format!("stage {label}"), digest: last.0 }
 }
 
-/// What a COPY takes from an image.
+/// An image that files are taken from.
 #[must_use]
-pub fn from_image(name: &str, diff_ids: &[Digest], copy: &CopyStep) -> Vec<Input> {
+pub fn image(name: &str, diff_ids: &[Digest]) -> Input {
     let framed = diff_ids.iter().fold(Framed::new("image"), |all, id| all.digest(*id));
-    vec![Input { name: format!("image {name}"), digest: framed.finish() }, selection(copy)]
+    Input { name: format!("image {name}"), digest: framed.finish() }
+}
+
+/// A mount of RUN, but for the content of a bind. What is in a cache, a secret or an agent is no input,
+/// as in the reference.
+#[must_use]
+pub fn mount(mount: &RunMount) -> Input {
+    let (target, told) = match mount {
+        RunMount::Bind { from: _, source, target, read_only } => {
+            (target.as_str(), format!("bind {source:?} {read_only}"))
+        }
+        RunMount::Cache { id: _, sharing: _, from: _, source, target, read_only, mode, owner } => {
+            (target.as_str(), format!("cache {source:?} {read_only} {mode:?} {owner:?}"))
+        }
+        RunMount::Tmpfs { target, size, read_only } => {
+            (target.as_str(), format!("tmpfs {size:?} {read_only}"))
+        }
+        RunMount::Secret { id, target, env, required, mode, owner } => (
+            target.as_deref().unwrap_or(id),
+            format!("secret {id:?} {target:?} {env:?} {required} {mode} {owner:?}"),
+        ),
+        RunMount::Ssh { id, target, required, mode, owner } => {
+            (target.as_str(), format!("ssh {id:?} {required} {mode} {owner:?}"))
+        }
+    };
+    Input::list(&format!("the mount at {target}"), [told.as_str(), target])
 }
 
 /// Which files, where their content is not known yet.
-fn selection(copy: &CopyStep) -> Input {
+#[must_use]
+pub fn selection(copy: &CopyStep) -> Input {
     use super::step::CopySource;
     let sources = copy.sources.iter().map(|source| match source {
         CopySource::Path(path) => path.as_str(),
@@ -276,6 +303,7 @@ mod tests {
             user: String::new(),
             dir: "/".into(),
             network_none: false,
+            mounts: Vec::new(),
             script: None,
         }
     }
@@ -367,7 +395,7 @@ mod tests {
         let one = |change: fn(&mut CopyStep), key: &[u8]| {
             let mut copy = copy();
             change(&mut copy);
-            from_stage("build", Key(Digest::of(key)), &copy)
+            [stage("build", Key(Digest::of(key))), selection(&copy)]
         };
         let base = one(|_| {}, b"k");
         for (what, other) in [
@@ -377,6 +405,39 @@ mod tests {
         ] {
             assert_ne!(other, base, "{what}");
         }
+    }
+
+    #[test]
+    fn a_mount_counts_by_what_it_is_and_not_by_what_is_in_it() {
+        let cache = |id: &str, target: &str, mode| RunMount::Cache {
+            id: id.into(),
+            sharing: crate::dockerfile::Sharing::Shared,
+            from: None,
+            source: "/".into(),
+            target: target.into(),
+            read_only: false,
+            mode,
+            owner: None,
+        };
+        let secret = |id: &str, mode| RunMount::Secret {
+            id: id.into(),
+            target: Some("/s".into()),
+            env: None,
+            required: false,
+            mode,
+            owner: (0, 0),
+        };
+        let one = mount(&cache("a", "/c", None));
+        assert_eq!(one, mount(&cache("b", "/c", None)), "the id of a cache");
+        for (what, other) in [
+            ("target", cache("a", "/d", None)),
+            ("mode", cache("a", "/c", Some(0o700))),
+            ("kind", RunMount::Tmpfs { target: "/c".into(), size: None, read_only: false }),
+        ] {
+            assert_ne!(mount(&other), one, "{what}");
+        }
+        assert_ne!(mount(&secret("a", 0o400)), mount(&secret("b", 0o400)), "the id of a secret");
+        assert_ne!(mount(&secret("a", 0o400)), mount(&secret("a", 0o444)), "the mode of a secret");
     }
 
     #[test]

@@ -5,12 +5,14 @@
 //! build, into a [`Step`] in which nothing is left to expand; [`key`] tells what that depends on.
 
 pub mod key;
+mod mounts;
 mod scope;
 mod stages;
 mod step;
 mod transfer;
 
 pub use key::{Framed, Input, Inputs, Key};
+pub use mounts::RunMount;
 pub use scope::{Arguments, Scope};
 pub use stages::{Base, BaseImages, Origin, Plan, PlanError, PlannedStage, plan};
 pub use step::{

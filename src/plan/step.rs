@@ -3,6 +3,7 @@
 use snapshot::ImagePath;
 use thiserror::Error;
 
+use super::mounts::RunMount;
 use super::scope::Scope;
 use super::stages::{BaseImages, Origin};
 use super::transfer::without_user;
@@ -52,6 +53,8 @@ pub struct RunStep {
     pub dir: String,
     /// `--network=none`.
     pub network_none: bool,
+    /// `--mount`, in the order written.
+    pub mounts: Vec<RunMount>,
     /// A script to put into [`crate::dockerfile::SCRIPT_DIR`]: name and content.
     pub script: Option<(String, String)>,
 }
@@ -297,9 +300,6 @@ impl Evaluator<'_> {
     }
 
     fn run(&mut self, run: &Run) -> Result<Done, StepErrorKind> {
-        if !run.mounts.is_empty() {
-            return Err(StepErrorKind::Unsupported("RUN --mount"));
-        }
         if run.security == Security::Insecure {
             return Err(StepErrorKind::Unsupported("RUN --security=insecure"));
         }
@@ -323,6 +323,7 @@ impl Evaluator<'_> {
             user: self.config.config.user.clone(),
             dir: working_dir(self.config),
             network_none: run.network == Network::None,
+            mounts: self.mounts(&run.mounts)?,
             script,
         };
         Ok((Action::Run(step), Some(created_by)))

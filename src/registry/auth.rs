@@ -17,14 +17,18 @@ use reqwest::{Response, Url};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
+use super::builtin::Found;
 use super::challenge::Challenge;
 use super::exchange::{Client, Failure, authority};
 use super::settings::Purpose;
-use super::{Login, RegistryError, Secret, answer, retry};
+use super::{By, Login, RegistryError, Secret, answer, retry};
 use crate::image::Repository;
 
 /// The largest token answer, in bytes.
 const TOKEN_LIMIT: usize = 1 << 20;
+
+/// How long what an external helper said is taken for true; it may be a token that ends.
+const HELPERS_LIFE: Duration = Duration::from_secs(900);
 
 /// What a token has to allow, in the token specification's words.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -60,7 +64,11 @@ pub(crate) struct Asker<'a> {
 #[derive(Default)]
 pub(crate) struct Auth {
     challenges: Mutex<HashMap<String, Challenge>>,
-    logins: Mutex<HashMap<Repository, Option<Login>>>,
+    logins: Mutex<HashMap<(Repository, Purpose), Option<Found>>>,
+    /// Logins of built-in helpers, by registry.
+    builtin: Mutex<HashMap<(String, Purpose), Option<Found>>>,
+    /// Why built-in helpers have none, by registry.
+    reasons: Mutex<HashMap<String, String>>,
     tokens: Mutex<HashMap<(String, Scope), Token>>,
 }
 
@@ -83,7 +91,7 @@ impl Client {
         &self,
         asker: Asker<'_>,
     ) -> Result<Option<HeaderValue>, Failure> {
-        let login = self.login(asker.repository).await?;
+        let login = self.login(asker.repository, asker.purpose).await?;
         if let Some(Login::Registry(token)) = &login {
             return bearer(token).map(Some);
         }
@@ -111,9 +119,12 @@ impl Client {
         self.auth.challenges.lock().await.insert(registry.to_owned(), challenge.clone());
         match challenge {
             // The same password a second time is refused a second time.
-            Challenge::Basic => Ok(sent.is_none() && self.login(asker.repository).await?.is_some()),
+            Challenge::Basic => {
+                Ok(sent.is_none() && self.login(asker.repository, asker.purpose).await?.is_some())
+            }
             Challenge::Bearer { .. } => {
-                if let Some(Login::Registry(_)) = self.login(asker.repository).await? {
+                let login = self.login(asker.repository, asker.purpose).await?;
+                if let Some(Login::Registry(_)) = login {
                     return Ok(false);
                 }
                 let token = self.token(asker, &challenge, sent).await?;
@@ -122,23 +133,75 @@ impl Client {
         }
     }
 
-    /// Whether nothing is known about the user there.
-    pub(crate) async fn is_anonymous(&self, repository: &Repository) -> bool {
-        matches!(self.login(repository).await, Ok(None))
+    /// What to look at when a request was refused.
+    pub(crate) async fn hint(&self, repository: &Repository, purpose: Purpose) -> String {
+        let registry = repository.registry();
+        let anonymous = matches!(self.login(repository, purpose).await, Ok(None));
+        if let Some(reason) = self.auth.reasons.lock().await.get(registry) {
+            return format!("there is no login for {registry}: {reason}");
+        }
+        let known = self.auth.logins.lock().await;
+        match known.get(&(repository.clone(), purpose)).and_then(|it| it.as_ref()?.helper) {
+            Some(helper) => {
+                format!("the login is that of the helper {helper}: check what its account may do")
+            }
+            None => self.settings.credentials.hint(repository, anonymous),
+        }
     }
 
-    async fn login(&self, repository: &Repository) -> Result<Option<Login>, Failure> {
+    /// Finds out who the user is there.
+    pub(crate) async fn log_in(
+        &self,
+        repository: &Repository,
+        purpose: Purpose,
+    ) -> Result<(), RegistryError> {
+        match self.login(repository, purpose).await {
+            Ok(_) => Ok(()),
+            Err(Failure::Final(error) | Failure::Transient(error, _)) => Err(error),
+        }
+    }
+
+    async fn login(
+        &self,
+        repository: &Repository,
+        purpose: Purpose,
+    ) -> Result<Option<Login>, Failure> {
         let mut logins = self.auth.logins.lock().await;
-        if let Some(login) = logins.get(repository) {
-            return Ok(login.clone());
+        let key = (repository.clone(), purpose);
+        if let Some(known) = logins.get(&key).filter(|it| is_good(it)) {
+            return Ok(known.as_ref().map(|found| found.login.clone()));
         }
         let (settings, wanted) = (Arc::clone(&self.settings), repository.clone());
         // A credential helper is a program that takes its time.
         let login = tokio::task::spawn_blocking(move || settings.credentials.look_up(&wanted))
             .await
             .map_err(|error| RegistryError::Credentials(error.to_string()))??;
-        logins.insert(repository.clone(), login.clone());
+        let found = match login {
+            Some((login, By::File)) => Some(Found::forever(login)),
+            Some((login, By::Helper)) => Some(Found::lasting(login, HELPERS_LIFE)),
+            None => self.login_of_helpers(repository.registry(), purpose).await,
+        };
+        let login = found.as_ref().map(|found| found.login.clone());
+        logins.insert(key, found);
         Ok(login)
+    }
+
+    /// Each helper is asked once for a registry, and again when what it gave is used up.
+    async fn login_of_helpers(&self, registry: &str, purpose: Purpose) -> Option<Found> {
+        let mut known = self.auth.builtin.lock().await;
+        let key = (registry.to_owned(), purpose);
+        if let Some(found) = known.get(&key).filter(|it| is_good(it)) {
+            return found.clone();
+        }
+        let found = match self.builtin_login(registry, purpose).await {
+            Ok(found) => found,
+            Err(reason) => {
+                self.auth.reasons.lock().await.insert(registry.to_owned(), reason);
+                None
+            }
+        };
+        known.insert(key, found.clone());
+        found
     }
 
     /// A token that is not the one in `refused`. Held locked, so that parallel blobs fetch one token and not four.
@@ -178,7 +241,7 @@ impl Client {
         let Challenge::Bearer { realm, service, .. } = challenge else {
             return Err(RegistryError::answer(asker.what, "no token server is named").into());
         };
-        let login = self.login(asker.repository).await?;
+        let login = self.login(asker.repository, asker.purpose).await?;
         let realm = check_realm(asker, realm, login.is_some())?;
         let scopes = scope.0.iter().map(|scope| ("scope", scope.as_str()));
         let service = service.iter().map(|service| ("service", service.as_str()));
@@ -208,9 +271,8 @@ impl Client {
         if !status.is_success() {
             let asked = retry::retry_after(response.headers());
             let message = answer::message(response, idle).await;
-            let anonymous = self.is_anonymous(asker.repository).await;
-            let hint = || self.settings.credentials.hint(asker.repository, anonymous);
-            let error = answer::refusal(&what, status, message, hint);
+            let hint = self.hint(asker.repository, asker.purpose).await;
+            let error = answer::refusal(&what, status, message, || hint);
             return Err(Failure::of_status(status, error, asked));
         }
         let bad = |why: String| Failure::from(RegistryError::answer(&what, why));
@@ -231,6 +293,12 @@ impl std::fmt::Debug for Auth {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Auth(***)")
     }
+}
+
+/// Whether what is known is still so.
+fn is_good(known: &Option<Found>) -> bool {
+    let until = known.as_ref().and_then(|found| found.until);
+    until.is_none_or(|until| until > Instant::now())
 }
 
 /// A token is preferred to a password with each request.

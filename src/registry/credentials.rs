@@ -34,6 +34,15 @@ pub enum Login {
     Registry(Secret),
 }
 
+/// Who knows a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// A file, for good.
+    File,
+    /// An external helper, for a while.
+    Helper,
+}
+
 /// All that is known about the user, in the order of the files given.
 #[derive(Clone, Default)]
 pub struct Credentials {
@@ -105,12 +114,12 @@ impl Credentials {
         logins.map(|(origin, _)| origin.as_path())
     }
 
-    /// What is known for this repository. Runs a credential helper, so it may take a while.
-    pub fn look_up(&self, repository: &Repository) -> Result<Option<Login>, RegistryError> {
+    /// What is known for this repository, and by whom. Runs a credential helper, so it may take a while.
+    pub fn look_up(&self, repository: &Repository) -> Result<Option<(Login, By)>, RegistryError> {
         let keys = keys(repository);
         for (origin, file) in &self.files {
-            if let Some(login) = file.look_up(&keys, origin, &self.helpers)? {
-                return Ok(Some(login));
+            if let Some(known) = file.look_up(&keys, origin, &self.helpers)? {
+                return Ok(Some(known));
             }
         }
         Ok(None)
@@ -146,19 +155,20 @@ impl AuthFile {
         keys: &[String],
         origin: &Path,
         helpers: &Helpers,
-    ) -> Result<Option<Login>, RegistryError> {
+    ) -> Result<Option<(Login, By)>, RegistryError> {
         let server = server_of(keys);
         if let Some(name) = find(&self.cred_helpers, keys).or(self.creds_store.as_ref())
             && !name.is_empty()
             && let Some(login) = helper::ask(helpers, name, server)?
         {
-            return Ok(Some(login));
+            return Ok(Some((login, By::Helper)));
         }
-        find(&self.auths, keys).map_or(Ok(None), |entry| {
+        let login = find(&self.auths, keys).map_or(Ok(None), |entry| {
             entry.login().map_err(|why| {
                 RegistryError::Credentials(format!("{}: {server}: {why}", origin.display()))
             })
-        })
+        })?;
+        Ok(login.map(|login| (login, By::File)))
     }
 }
 
@@ -223,7 +233,7 @@ mod tests {
     fn user(config: &str, repository: &str) -> String {
         let credentials =
             Credentials::anonymous().with_docker_config(config.as_bytes(), "/c.json").unwrap();
-        match credentials.look_up(&repository.parse().unwrap()) {
+        match credentials.look_up(&repository.parse().unwrap()).map(|it| it.map(|it| it.0)) {
             Ok(Some(Login::Basic { user, password })) => format!("{user}:{}", password.expose()),
             Ok(Some(Login::Identity(token))) => format!("identity {}", token.expose()),
             Ok(Some(Login::Registry(token))) => format!("registry {}", token.expose()),

@@ -102,6 +102,13 @@ impl Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Final(error) | Self::Transient(error, _)) = self;
+        error.fmt(f)
+    }
+}
+
 impl<'a> Request<'a> {
     pub(crate) fn new(
         what: &'a str,
@@ -208,9 +215,8 @@ impl Client {
     pub(crate) async fn refusal(&self, request: &Request<'_>, response: Response) -> RegistryError {
         let status = response.status();
         let message = answer::message(response, self.settings.patience.idle).await;
-        let anonymous = self.is_anonymous(request.repository).await;
-        let hint = || self.settings.credentials.hint(request.repository, anonymous);
-        answer::refusal(request.what, status, message, hint)
+        let hint = self.hint(request.repository, request.purpose).await;
+        answer::refusal(request.what, status, message, || hint)
     }
 
     /// Follows redirects. Only the registry itself is told who asks.

@@ -1,12 +1,15 @@
 //! External credential helpers: `docker-credential-NAME get`.
 //!
-//! A helper is run by its absolute path with a fixed environment. The
-//! directories that are searched are given by the caller, so that a base image
-//! unpacked over `/` cannot slip its own helper in.
+//! Helpers are looked for once, when the program starts, and run by their absolute
+//! path with a fixed environment. One that is no longer the file it was then is not
+//! run: a base image unpacked over `/` cannot slip its own helper in.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -17,13 +20,64 @@ use super::{Login, RegistryError, Secret};
 /// The user name by which a helper says that the secret is an identity token.
 const TOKEN_USER: &str = "<token>";
 
-/// Where helpers are and what they see.
+/// What the names of all helpers begin with.
+const PREFIX: &str = "docker-credential-";
+
+/// The helpers there were at the start, and what they see.
 #[derive(Clone, Debug, Default)]
 pub struct Helpers {
-    /// Directories to look in, in order; relative ones are skipped.
-    pub directories: Vec<PathBuf>,
-    /// All of a helper's environment.
-    pub environment: Vec<(OsString, OsString)>,
+    programs: BTreeMap<String, Program>,
+    environment: Vec<(OsString, OsString)>,
+}
+
+/// A helper, and how to know it again.
+#[derive(Clone, Debug)]
+struct Program {
+    /// As it was found, perhaps a link.
+    named: PathBuf,
+    path: PathBuf,
+    seen: Seen,
+}
+
+/// Device, inode, size, and the time of the last change, which nobody can set.
+type Seen = (u64, u64, u64, i64, i64);
+
+impl Helpers {
+    /// Looks for helpers in these directories, of which relative ones are skipped; the first of a name counts.
+    /// `environment` is all that they will see.
+    #[must_use]
+    pub fn find(directories: &[PathBuf], environment: Vec<(OsString, OsString)>) -> Self {
+        let mut programs = BTreeMap::new();
+        for dir in directories.iter().filter(|dir| dir.is_absolute()) {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                let name = entry.file_name();
+                let Some(name) = name.to_str().and_then(|it| it.strip_prefix(PREFIX)) else {
+                    continue;
+                };
+                if let Some(program) = Program::at(entry.path()) {
+                    programs.entry(name.to_owned()).or_insert(program);
+                }
+            }
+        }
+        Self { programs, environment }
+    }
+}
+
+impl Program {
+    fn at(named: PathBuf) -> Option<Self> {
+        let path = named.canonicalize().ok()?;
+        let metadata = path.metadata().ok()?;
+        let runs = metadata.is_file() && metadata.permissions().mode() & 0o111 != 0;
+        runs.then(|| Self { named, path, seen: seen(&metadata) })
+    }
+
+    fn is_still_itself(&self) -> bool {
+        self.path.symlink_metadata().is_ok_and(|metadata| seen(&metadata) == self.seen)
+    }
+}
+
+fn seen(metadata: &fs::Metadata) -> Seen {
+    (metadata.dev(), metadata.ino(), metadata.size(), metadata.ctime(), metadata.ctime_nsec())
 }
 
 #[derive(Deserialize)]
@@ -41,11 +95,17 @@ pub(super) fn ask(
     name: &str,
     server: &str,
 ) -> Result<Option<Login>, RegistryError> {
-    let program = find(helpers, name)?;
+    let program = helpers.programs.get(name).ok_or_else(|| {
+        RegistryError::Credentials(format!("the helper {PREFIX}{name} was not found"))
+    })?;
     let failed = |why: String| {
-        RegistryError::Credentials(format!("{} for {server}: {why}", program.display()))
+        RegistryError::Credentials(format!("{} for {server}: {why}", program.named.display()))
     };
-    let mut child = Command::new(&program)
+    if !program.is_still_itself() {
+        return Err(failed("it is another file than at the start, and is not run".to_owned()));
+    }
+    let mut child = Command::new(&program.path)
+        .arg0(&program.named)
         .arg("get")
         .env_clear()
         .envs(helpers.environment.iter().map(|(key, value)| (key, value)))
@@ -82,19 +142,6 @@ fn login(answer: Answer) -> Option<Login> {
     }
 }
 
-fn find(helpers: &Helpers, name: &str) -> Result<PathBuf, RegistryError> {
-    let named = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    let file = format!("docker-credential-{name}");
-    let directories = helpers.directories.iter().filter(|dir| dir.is_absolute());
-    let found = directories.map(|dir| dir.join(&file)).find(|path| {
-        path.metadata().is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
-    });
-    match found {
-        Some(path) if name.chars().all(named) => Ok(path),
-        _ => Err(RegistryError::Credentials(format!("the helper {file} was not found"))),
-    }
-}
-
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().chars().take(200).collect()
 }
@@ -103,7 +150,6 @@ fn first_line(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::registry::Credentials;
-    use std::fs;
 
     #[test]
     fn a_helper_is_asked_with_a_fixed_environment() {
@@ -116,10 +162,8 @@ mod tests {
         let path = dir.path().join("docker-credential-x");
         fs::write(&path, script).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        let helpers = Helpers {
-            directories: vec!["relative".into(), dir.path().to_owned()],
-            environment: vec![("GIVEN".into(), "g".into())],
-        };
+        let directories = ["relative".into(), dir.path().to_owned()];
+        let helpers = Helpers::find(&directories, vec![("GIVEN".into(), "g".into())]);
         let config = br#"{"credsStore":"x","auths":{"f.example":{"username":"f","password":"p"}},
             "credHelpers":{"missing.example":"../x"}}"#;
         let credentials = Credentials::anonymous()
@@ -127,9 +171,9 @@ mod tests {
             .with_docker_config(config, "/c.json")
             .unwrap();
         for (repository, want) in [
-            ("r.example/a", "Ok(Some(Basic { user: \"u\", password: *** }))"),
-            ("t.example/a", "Ok(Some(Identity(***)))"),
-            ("f.example/a", "Ok(Some(Basic { user: \"f\", password: *** }))"),
+            ("r.example/a", "Ok(Some((Basic { user: \"u\", password: *** }, Helper)))"),
+            ("t.example/a", "Ok(Some((Identity(***), Helper)))"),
+            ("f.example/a", "Ok(Some((Basic { user: \"f\", password: *** }, File)))"),
             ("none.example/a", "Ok(None)"),
             ("missing.example/a", "was not found"),
             ("broken.example/a", "no such luck"),
@@ -137,5 +181,27 @@ mod tests {
             let answer = format!("{:?}", credentials.look_up(&repository.parse().unwrap()));
             assert!(answer.contains(want), "{repository}: {answer}");
         }
+    }
+
+    #[test]
+    fn a_helper_that_was_replaced_is_not_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("docker-credential-x");
+        let put = |user: &str| {
+            // As an archive is unpacked: the old file goes, a new one comes.
+            let _ = fs::remove_file(&path);
+            let script = format!("#!/bin/sh\necho '{{\"Username\":\"{user}\",\"Secret\":\"s\"}}'");
+            fs::write(&path, script).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        put("own");
+        let helpers = Helpers::find(&[dir.path().to_owned()], Vec::new());
+        assert!(ask(&helpers, "x", "r.example").unwrap().is_some());
+        put("bad");
+        let error = ask(&helpers, "x", "r.example").unwrap_err().to_string();
+        assert!(error.contains("another file than at the start"), "{error}");
+        fs::write(dir.path().join("docker-credential-new"), "").unwrap();
+        let error = ask(&helpers, "new", "r.example").unwrap_err().to_string();
+        assert!(error.contains("was not found"), "{error}");
     }
 }

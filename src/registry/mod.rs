@@ -14,6 +14,7 @@
 
 mod answer;
 mod auth;
+mod builtin;
 mod challenge;
 mod credentials;
 mod download;
@@ -40,7 +41,8 @@ use futures_util::StreamExt as _;
 
 use crate::image::{Digest, Image, ImageLayer, Manifest, Platform, Reference, Repository};
 
-pub use credentials::{Credentials, Login};
+pub use builtin::{Builtin, Helper};
+pub use credentials::{By, Credentials, Login};
 pub use error::RegistryError;
 pub use helper::Helpers;
 pub use pending::{PendingBlob, PendingUpload};
@@ -48,6 +50,7 @@ pub use secret::Secret;
 pub use settings::{Attempts, Patience, Proxies, Settings};
 
 use exchange::Client;
+use settings::Purpose;
 
 /// How many small requests are under way at a time.
 const REQUESTS: usize = 32;
@@ -141,6 +144,17 @@ impl Registry {
     pub fn check_push(&self, reference: &Reference) -> Result<(), RegistryError> {
         let task = push::check(&self.client, reference.repository());
         self.wait(task, || format!("check {reference}"))
+    }
+
+    /// Finds out who the user is there, without a request to the registry where that is possible.
+    pub fn log_in(&self, repositories: &[Repository]) -> Result<(), RegistryError> {
+        let task = async {
+            for repository in repositories {
+                self.client.log_in(repository, Purpose::Push).await?;
+            }
+            Ok(())
+        };
+        self.wait(task, || "log in".to_owned())
     }
 
     /// Begins to upload a layer to these repositories, those that lack it; returns at once.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Credentials;
+use super::{Builtin, Credentials};
 
 /// How to talk to registries. A registry is named by host and port as in an image's name.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub struct Settings {
     pub attempts: Attempts,
     /// Who the user is, by registry.
     pub credentials: Credentials,
+    /// Who is asked for a login that no file holds.
+    pub builtin: Builtin,
     /// Proxies; nothing is read from the environment here.
     pub proxies: Proxies,
     /// The `User-Agent` header.
@@ -111,6 +113,7 @@ impl Default for Settings {
             ignore_immutable_tags: false,
             attempts: Attempts::default(),
             credentials: Credentials::anonymous(),
+            builtin: Builtin::default(),
             proxies: Proxies::default(),
             user_agent: concat!("kaniko-rs/", env!("CARGO_PKG_VERSION")).to_owned(),
             patience: Patience::default(),

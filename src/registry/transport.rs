@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use reqwest::{Certificate, Identity, NoProxy, Proxy, Url, redirect};
 use tokio::sync::OnceCell;
@@ -21,6 +22,7 @@ pub(crate) struct Transport {
     roots: Vec<Certificate>,
     clients: Mutex<HashMap<(String, Purpose), reqwest::Client>>,
     schemes: Mutex<Schemes>,
+    metadata: OnceLock<Result<reqwest::Client, String>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +46,8 @@ impl Transport {
         let found = rustls_native_certs::load_native_certs();
         // A container without roots is fine as long as only plain HTTP is spoken.
         let roots = found.certs.iter().filter_map(|it| Certificate::from_der(it).ok()).collect();
-        let this = Self { settings, roots, clients: Mutex::default(), schemes: Mutex::default() };
+        let (clients, schemes, metadata) = (Mutex::default(), Mutex::default(), OnceLock::new());
+        let this = Self { settings, roots, clients, schemes, metadata };
         let settings = Arc::clone(&this.settings);
         for registry in settings.certificates.keys().chain(settings.client_certificates.keys()) {
             this.client(registry, Purpose::Pull)?;
@@ -66,6 +69,24 @@ impl Transport {
         let client = self.build(registry, purpose)?;
         clients.insert(key, client.clone());
         Ok(client)
+    }
+
+    /// The client for services of this machine and its link: they answer at once or are not there.
+    pub(crate) fn metadata(&self) -> Result<reqwest::Client, RegistryError> {
+        const HERE: Duration = Duration::from_secs(1);
+        const ANSWER: Duration = Duration::from_secs(10);
+        let client = self.metadata.get_or_init(|| {
+            reqwest::Client::builder()
+                .user_agent(&self.settings.user_agent)
+                .redirect(redirect::Policy::none())
+                .connect_timeout(HERE)
+                .timeout(ANSWER)
+                .tls_certs_only(self.roots.clone())
+                .no_proxy()
+                .build()
+                .map_err(|error| causes(&error))
+        });
+        client.clone().map_err(RegistryError::Settings)
     }
 
     /// Registries without a setting of their own share one client and its connections.

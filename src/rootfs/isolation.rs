@@ -6,14 +6,15 @@
 //! way, for pods in which no namespace can be made.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
 use thiserror::Error;
 use tracer::{Command, IdMap, IdMaps, Namespaces, Setup};
 
 use super::container::{Container, container};
-use super::mounts::{MountPlan, c_path, text};
+use super::mounts::{MountPlan, c_path, text, under};
+use super::shown::show;
 
 /// `--isolation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,16 +206,12 @@ pub(crate) fn enter(command: &mut Command, isolation: Isolation, root: &Path, mo
             target: c_path(&under(root, &bind.target)),
             recursive: false,
             read_only: bind.read_only,
+            no_devices: true,
         });
     }
-    for tmpfs in &mounts.tmpfs {
-        command.prepare(Setup::Mount {
-            source: text("tmpfs"),
-            target: c_path(&under(root, &tmpfs.target)),
-            fstype: text("tmpfs"),
-            flags: libc::MS_NOSUID | libc::MS_NODEV,
-            data: text(&tmpfs.options),
-        });
+    show(command, root, &mounts.shown, &mounts.hidden);
+    if mounts.no_network {
+        command.prepare(Setup::LoopbackUp);
     }
     command.prepare(Setup::PivotRoot { new_root: c_path(root) });
 }
@@ -231,12 +228,6 @@ fn same_ids(kind: &str) -> Vec<IdMap> {
     text.lines().filter_map(range).collect()
 }
 
-/// The host's path of a path of the image.
-fn under(root: &Path, path: &snapshot::ImagePath) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt as _;
-    root.join(std::ffi::OsStr::from_bytes(path.relative()))
-}
-
 /// Nothing mounted here may show outside, and the root must be a mount point to be pivoted to.
 fn mount_root(command: &mut Command, root: &Path) {
     command.prepare(Setup::Mount {
@@ -251,6 +242,7 @@ fn mount_root(command: &mut Command, root: &Path) {
         target: c_path(root),
         recursive: false,
         read_only: false,
+        no_devices: false,
     });
     // Device nodes of an image can be made and packed, but not opened.
     command.prepare(Setup::Mount {
@@ -280,6 +272,7 @@ fn mount_dev(command: &mut Command, below: &impl Fn(&str) -> std::ffi::CString) 
             recursive: false,
             // It can be written to all the same; its mode and owner, which are the machine's, cannot.
             read_only: true,
+            no_devices: false,
         });
     }
     for dir in ["pts", "shm", "mqueue"] {
@@ -322,6 +315,7 @@ fn mount_script(
         target,
         recursive: false,
         read_only: true,
+        no_devices: false,
     });
 }
 
@@ -347,6 +341,7 @@ fn mount_kernel(
             target: below(&format!("proc/{path}")),
             recursive: true,
             read_only: true,
+            no_devices: false,
         });
     }
     for file in ["kcore", "keys", "latency_stats", "timer_list", "sched_debug", "interrupts"] {
@@ -355,6 +350,7 @@ fn mount_kernel(
             target: below(&format!("proc/{file}")),
             recursive: false,
             read_only: true,
+            no_devices: false,
         });
     }
     for dir in ["acpi", "asound", "scsi"] {
@@ -368,7 +364,13 @@ fn mount_kernel(
     }
     // Inside a user namespace sysfs can be mounted only with a network namespace of its own.
     command.prepare_if_possible(if user && !no_network {
-        Setup::Bind { source: text("/sys"), target: below("sys"), recursive: true, read_only: true }
+        Setup::Bind {
+            source: text("/sys"),
+            target: below("sys"),
+            recursive: true,
+            read_only: true,
+            no_devices: false,
+        }
     } else {
         Setup::Mount {
             source: text("sysfs"),

@@ -16,6 +16,8 @@ mod mounts;
 mod parents;
 mod pax;
 mod place;
+mod relocate;
+mod shown;
 mod tree;
 mod unpack;
 mod users;
@@ -36,7 +38,10 @@ pub use extract::{ExtractError, Extracted, Extraction};
 pub use inflate::{Inflated, Packing, Sniffed, decoder, inflate, sniffed};
 pub use isolation::{Choice, Chosen, Isolation, IsolationError, UnknownIsolation, choose};
 pub(crate) use isolation::{HOSTNAME, enter};
-pub use mounts::{BindMount, MountPlan, MountPoints, Point, TmpfsMount};
+pub use mounts::{BindMount, MountPlan, MountPoints, Point};
+pub(crate) use mounts::{restore as restore_parent, time_of_parent, under};
+pub(crate) use relocate::relocate;
+pub use shown::Shown;
 pub use tree::{Metadata, Tree, names_in};
 pub use unpack::{UnpackError, Unpacked, Unpacker};
 pub use users::{Accounts, Identity, UnknownUser};
@@ -149,6 +154,22 @@ impl Rootfs {
     ) -> Result<Difference, RootfsError> {
         let exclusions = self.exclusions.for_snapshot();
         Ok(snapshot::diff(self.tree.as_fd(), before, suspects, &exclusions)?)
+    }
+
+    /// Takes note that these foreign paths were moved about, or their times set, and put back: where
+    /// one is what it was, it is no change that a layer has to hold.
+    ///
+    /// # Errors
+    /// A path cannot be looked at.
+    pub fn recognize(&mut self, paths: &[ImagePath]) -> Result<(), RootfsError> {
+        for path in paths {
+            let Some(known) = self.index.get(path).filter(|entry| entry.foreign) else { continue };
+            let found = snapshot::observe(self.tree.as_fd(), path)?;
+            if let Some(found) = found.filter(|found| known.same_metadata(&found.entry)) {
+                self.index.record_seen(path, found.entry.seen);
+            }
+        }
+        Ok(())
     }
 
     /// Takes a difference into the index.

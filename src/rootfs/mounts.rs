@@ -2,11 +2,14 @@
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use snapshot::{ImagePath, Index, Kind, Seen, Timestamp};
+use rustix::fs::FileType;
+use snapshot::{ImagePath, Index, Seen, Timestamp};
 
+use super::shown::Shown;
 use super::tree::Tree;
 
 /// The mounts of one step besides `/proc`, `/dev` and `/sys`.
@@ -14,8 +17,10 @@ use super::tree::Tree;
 pub struct MountPlan {
     /// Files and directories shown inside.
     pub binds: Vec<BindMount>,
-    /// File systems in memory.
-    pub tmpfs: Vec<TmpfsMount>,
+    /// The mounts that the step asks for, in order; a later one may lie in an earlier one.
+    pub shown: Vec<Shown>,
+    /// An empty directory of this machine, for the secrets among them.
+    pub hidden: PathBuf,
     /// Files shown read-only below `/dev`, which is a file system of its own: where they are on this
     /// machine, and their path relative to `/dev`.
     pub scripts: Vec<(PathBuf, String)>,
@@ -32,15 +37,6 @@ pub struct BindMount {
     pub target: ImagePath,
     /// Whether it can be written through.
     pub read_only: bool,
-}
-
-/// A file system in memory.
-#[derive(Debug)]
-pub struct TmpfsMount {
-    /// Where it is; without symbolic links.
-    pub target: ImagePath,
-    /// Options of tmpfs(5), may be empty.
-    pub options: String,
 }
 
 /// What a mount point has to be.
@@ -65,6 +61,8 @@ pub struct MountPoints {
 struct Made {
     path: ImagePath,
     inode: Option<u64>,
+    /// Keeps the number of the inode from becoming that of another, should the step remove it.
+    _held: OwnedFd,
 }
 
 impl MountPoints {
@@ -80,28 +78,37 @@ impl MountPoints {
         point: Point,
     ) -> io::Result<ImagePath> {
         let place = index.resolve(path).map_err(io::Error::other)?;
-        match (index.get(&place).map(|entry| &entry.kind), point) {
-            (Some(Kind::Dir), Point::Dir) => return Ok(place),
-            (Some(Kind::Dir), Point::File) => return Err(io::ErrorKind::IsADirectory.into()),
-            (Some(_), Point::File) => return Ok(place),
-            (Some(_), Point::Dir) => return Err(io::ErrorKind::NotADirectory.into()),
-            (None, _) if place.is_root() || self.made.iter().any(|made| made.path == place) => {
-                return Ok(place);
+        self.make(tree, &place, point)?;
+        Ok(place)
+    }
+
+    /// As [`MountPoints::ensure`], for a path without links, whatever the index says of it.
+    ///
+    /// # Errors
+    /// As [`MountPoints::ensure`].
+    pub fn make(&mut self, tree: &Tree, place: &ImagePath, point: Point) -> io::Result<()> {
+        let there = if place.is_root() { Some(FileType::Directory) } else { tree.kind(place)? };
+        match (there, point) {
+            (Some(FileType::Directory), Point::Dir) => return Ok(()),
+            (Some(FileType::Directory), Point::File) => {
+                return Err(io::ErrorKind::IsADirectory.into());
             }
+            (Some(_), Point::File) => return Ok(()),
+            (Some(_), Point::Dir) => return Err(io::ErrorKind::NotADirectory.into()),
             (None, _) => {}
         }
         if let Some(parent) = place.parent() {
-            self.ensure(tree, index, &parent, Point::Dir)?;
+            self.make(tree, &parent, Point::Dir)?;
         }
-        let before = time_of_parent(tree, &place)?;
+        let before = time_of_parent(tree, place)?;
         match point {
-            Point::Dir => drop(tree.make_dir(&place, 0o755)?),
-            Point::File => drop(tree.create_file(&place)?),
+            Point::Dir => drop(tree.make_dir(place, 0o755)?),
+            Point::File => drop(tree.create_file(place)?),
         }
-        let inode = tree.seen(&place)?.map(Seen::ino);
-        self.made.push(Made { path: place.clone(), inode });
-        restore(tree, &place, before)?;
-        Ok(place)
+        let inode = tree.seen(place)?.map(Seen::ino);
+        let held = tree.hold(place)?;
+        self.made.push(Made { path: place.clone(), inode, _held: held });
+        restore(tree, place, before)
     }
 
     /// Removes what [`MountPoints::ensure`] made, unless the step put something into it.
@@ -110,7 +117,8 @@ impl MountPoints {
     /// A directory's time cannot be read or set.
     pub fn remove(&mut self, tree: &Tree) -> io::Result<()> {
         let mut moved = Vec::new();
-        for made in self.made.drain(..).rev() {
+        let made = std::mem::take(&mut self.made);
+        for made in made.iter().rev() {
             let seen = tree.seen(&made.path).ok().flatten().map(Seen::ino);
             if seen.is_some() && seen == made.inode {
                 remove_one(tree, &made.path)?;
@@ -137,7 +145,8 @@ fn remove_one(tree: &Tree, path: &ImagePath) -> io::Result<()> {
     }
 }
 
-fn time_of_parent(tree: &Tree, path: &ImagePath) -> io::Result<Timestamp> {
+/// The time of the directory that `path` is in.
+pub(crate) fn time_of_parent(tree: &Tree, path: &ImagePath) -> io::Result<Timestamp> {
     use std::os::fd::AsFd as _;
     let parent = path.parent().unwrap_or_else(ImagePath::root);
     let dir = tree.dir(&parent)?;
@@ -146,11 +155,17 @@ fn time_of_parent(tree: &Tree, path: &ImagePath) -> io::Result<Timestamp> {
     Ok(Timestamp::new(seen.st_mtime, nanos))
 }
 
-fn restore(tree: &Tree, path: &ImagePath, before: Timestamp) -> io::Result<()> {
+/// Sets the time of the directory that `path` is in.
+pub(crate) fn restore(tree: &Tree, path: &ImagePath, before: Timestamp) -> io::Result<()> {
     match path.parent() {
         Some(parent) => tree.set_mtime(&parent, before),
         None => Ok(()),
     }
+}
+
+/// This machine's path of a path of the image.
+pub(crate) fn under(root: &Path, path: &ImagePath) -> PathBuf {
+    root.join(std::ffi::OsStr::from_bytes(path.relative()))
 }
 
 /// A path for a system call. Paths of this program come from arguments and directory listings and

@@ -55,6 +55,25 @@ impl Tree {
         beneath(self.root.as_fd(), path, LOOK)
     }
 
+    /// The directory `path`, open to list what is in it.
+    ///
+    /// # Errors
+    /// As [`Tree::dir`].
+    pub fn list(&self, path: &ImagePath) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        beneath(self.root.as_fd(), path, flags)
+    }
+
+    /// A handle on whatever is at `path`, which keeps its inode from becoming another's.
+    ///
+    /// # Errors
+    /// What open(2) says.
+    pub fn hold(&self, path: &ImagePath) -> io::Result<OwnedFd> {
+        let (parent, name) = self.parent(path)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&parent, &name, flags, Mode::empty())?)
+    }
+
     /// A handle on the parent of `path`, and its last component.
     fn parent(&self, path: &ImagePath) -> io::Result<(OwnedFd, CString)> {
         let name = path.file_name().ok_or(Errno::BUSY)?;
@@ -188,8 +207,7 @@ impl Tree {
         let device = rustix::fs::fstat(&self.root)?.st_dev;
         let mut pending = vec![ImagePath::root()];
         while let Some(path) = pending.pop() {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let dir = beneath(self.root.as_fd(), &path, flags)?;
+            let dir = self.list(&path)?;
             for name in names_in(dir.as_fd())? {
                 let stat = rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?;
                 let Ok(child) = path.join(name.as_bytes()) else { continue };
@@ -218,6 +236,33 @@ impl Tree {
         }
         let (parent, name) = self.parent(path)?;
         Ok(seen_in(&rustix::fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW)?))
+    }
+
+    /// What kind of file is at `path`; nothing for none, or where a component above is none.
+    ///
+    /// # Errors
+    /// `ELOOP` or `ENOTDIR` where a component above is a link or a file, else what stat(2) says.
+    pub fn kind(&self, path: &ImagePath) -> io::Result<Option<rustix::fs::FileType>> {
+        let (parent, name) = match self.parent(path) {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => return Ok(None),
+            found => found?,
+        };
+        match rustix::fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(rustix::fs::FileType::from_raw_mode(stat.st_mode))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Renames `from` to `to`, which must not exist.
+    ///
+    /// # Errors
+    /// What rename(2) says: `EXDEV` between file systems, and for a directory that an overlay has in
+    /// a lower layer.
+    pub fn rename(&self, from: &ImagePath, to: &ImagePath) -> io::Result<()> {
+        let (from, from_name) = self.parent(from)?;
+        let (to, to_name) = self.parent(to)?;
+        Ok(rustix::fs::renameat(&from, &from_name, &to, &to_name)?)
     }
 
     /// Opens `path` for reading; it must be a regular file.

@@ -58,6 +58,20 @@ pub fn contents(
     Ok(inputs)
 }
 
+/// What one source brings that was found by its name.
+///
+/// # Errors
+/// It cannot be read.
+pub fn contents_of(
+    sources: &SourceTree<'_>,
+    found: &Found,
+    interrupted: &(dyn Fn() -> bool + Sync),
+) -> Result<Vec<Input>, CopyError> {
+    let mut listing = Listing { sources, exclude: None, items: Vec::new(), dirs: 0, interrupted };
+    listing.source(found, None)?;
+    hashed(sources, &listing.items, interrupted)
+}
+
 /// One path that is copied.
 struct Item {
     /// Below the sources.

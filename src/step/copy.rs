@@ -250,6 +250,32 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
+    /// Copies `found` itself, not only what is in it, to `target`, which must not exist. The root of
+    /// a context gets the mode that a directory usually has.
+    ///
+    /// # Errors
+    /// As [`Copier::copy`].
+    pub fn copy_as(
+        &mut self,
+        sources: &SourceTree<'_>,
+        found: &Found,
+        target: &ImagePath,
+    ) -> Result<(), CopyError> {
+        let (parent, name) = split_last(&found.path);
+        let failed = |error| sources.at(&found.path, error);
+        let dir = sources.open_dir(&parent).map_err(failed)?;
+        self.copies.clear();
+        if let Some(name) = name {
+            let stat = stat_at(&dir, &name).map_err(failed)?;
+            return self.copy_entry(sources, &dir, &name, &found.path, target, &stat, Part::file());
+        }
+        let mut stat = rustix::fs::fstat(&dir).map_err(|errno| failed(errno.into()))?;
+        if !sources.keeps_owners() {
+            stat.st_mode = FileType::Directory.as_raw_mode() | 0o755;
+        }
+        self.copy_dir(sources, &found.path, target, &stat, Part::file(), Verdict::In)
+    }
+
     /// Writes a file whose content is known, as a here-document is.
     ///
     /// # Errors

@@ -6,6 +6,8 @@ pub mod add;
 mod chmod;
 mod contents;
 mod copy;
+mod mounts;
+mod network;
 mod output;
 mod run;
 mod selection;
@@ -13,8 +15,11 @@ mod sources;
 mod workdir;
 
 pub use chmod::{BadMode, Chmod};
-pub use contents::contents;
+pub use contents::{contents, contents_of};
 pub use copy::{Copier, CopyError, CopyRules};
+pub use mounts::{
+    CacheDir, CacheError, CacheKey, CacheStore, Content, MountError, Mounted, Mounts,
+};
 pub use run::{Ran, RunError, Runner, run};
 pub use sources::{Found, SourceTree};
 pub use workdir::{WorkdirError, make_workdir};

@@ -8,8 +8,12 @@ use std::path::{Path, PathBuf};
 
 use snapshot::{ImagePath, Suspects};
 use thiserror::Error;
-use tracer::{Command, Credentials, Interrupt, Marks, Outcome, Touched, TouchedSet, Tracer};
+use tracer::{
+    Command, Credentials, Hidden, Interrupt, Marks, Outcome, Touched, TouchedSet, Tracer,
+};
 
+use super::mounts::{MountError, Mounts, Placed, Shows};
+use super::network::is_unreachable;
 use super::output::{Stream, pass_on};
 use crate::dockerfile::SCRIPT_DIR;
 use crate::image::DEFAULT_PATH;
@@ -28,6 +32,20 @@ pub enum RunError {
     /// The exec form without a word.
     #[error("there is nothing to run: the command is empty")]
     Empty,
+    /// A secret that is wanted in a variable.
+    #[error(
+        "the secret for the variable {0} holds a NUL byte: give it a `target` instead of `env`"
+    )]
+    NulInSecret(String),
+    /// There is a network and no way to keep the step from it.
+    #[error(
+        "RUN --network=none cannot be kept in place: without namespaces the step has the network \
+         of this container"
+    )]
+    Network,
+    /// What the step is to see cannot be shown.
+    #[error(transparent)]
+    Mount(#[from] MountError),
     /// The surroundings of the step cannot be set up.
     #[error("could not prepare {what}: {source}")]
     Prepare {
@@ -60,9 +78,12 @@ pub struct Ran {
     pub outcome: Outcome,
     /// Where it may have changed something.
     pub suspects: Suspects,
+    /// Paths that its mounts were put over, and that are what they were.
+    pub restored: Vec<ImagePath>,
 }
 
-/// Runs a step to its end: when this returns, none of its processes is left.
+/// Runs a step to its end: when this returns, none of its processes is left, and nothing of its
+/// mounts is in the tree.
 ///
 /// # Errors
 /// The command could not be started or watched. A command that fails is no error.
@@ -72,17 +93,39 @@ pub fn run(
     marks: &mut Marks,
     step: &RunStep,
     who: &Identity,
+    mounts: Mounts<'_>,
 ) -> Result<Ran, RunError> {
+    let Mounts { mounted, env } = mounts;
     let mut points = MountPoints::default();
     let script = step.script.as_ref().map(|script| Script::write(runner, script)).transpose()?;
-    let ran = prepare(runner, rootfs, step, who, script.as_ref(), &mut points)
-        .and_then(|mut command| execute(runner, marks, &mut command, who.uid));
+    let (scratch, interrupt) = (runner.scratch, runner.interrupt);
+    let (ran, restored) = match runner.isolation {
+        Isolation::Namespace { .. } => {
+            let shows = Shows::prepare(mounted, rootfs, &mut points, scratch, interrupt);
+            let ran = shows.map_err(RunError::from).and_then(|mut shows| {
+                let script = script.as_ref();
+                let command = prepare(runner, rootfs, step, who, &env, |plan, runner, rootfs| {
+                    shows.add_to(plan);
+                    own_mounts(runner, rootfs, script, &mut points, plan)
+                });
+                command.and_then(|mut command| execute(runner, marks, &mut command, who.uid))
+            });
+            (ran, Ok(Vec::new()))
+        }
+        Isolation::InPlace => {
+            let placed = Placed::place(mounted, rootfs, scratch, interrupt)?;
+            let command = prepare(runner, rootfs, step, who, &env, |_, _, _| Ok(()));
+            let ran = command.and_then(|mut command| execute(runner, marks, &mut command, who.uid));
+            (ran, placed.take_out())
+        }
+    };
     drop(script);
     let removed = points.remove(rootfs.tree());
+    let restored = restored?;
     let outcome = ran?;
     removed.map_err(|source| RunError::Prepare { what: "mount points again".into(), source })?;
     let suspects = suspects(&outcome.touched, rootfs);
-    Ok(Ran { outcome, suspects })
+    Ok(Ran { outcome, suspects, restored })
 }
 
 fn execute(
@@ -115,13 +158,14 @@ fn execute(
     Ok(outcome?)
 }
 
+/// Everything but the mounts, which `mount` adds.
 fn prepare(
     runner: &Runner<'_>,
     rootfs: &Rootfs,
     step: &RunStep,
     who: &Identity,
-    script: Option<&Script>,
-    points: &mut MountPoints,
+    secrets: &[(String, Hidden)],
+    mount: impl FnOnce(&mut MountPlan, &Runner<'_>, &Rootfs) -> Result<(), RunError>,
 ) -> Result<Command, RunError> {
     let environment = environment(step, who);
     let argv: Vec<CString> =
@@ -129,19 +173,33 @@ fn prepare(
     let name = step.argv.first().filter(|name| !name.is_empty()).ok_or(RunError::Empty)?;
     let mut command = Command::new(nul_free(name)?, argv);
     command.programs = programs(name, &environment)?;
-    let pair = |(name, value): &(String, String)| nul_free(&format!("{name}={value}"));
-    command.envp = environment.iter().map(pair).collect::<Result<_, _>>()?;
+    command.envp = variables(&environment, secrets)?;
     command.cwd = nul_free(&step.dir)?;
     command.credentials =
         Some(Credentials { uid: who.uid, gid: who.gid, groups: who.groups.clone() });
     command.event_budget = (runner.event_budget)(rootfs.index().len());
-    let mounts = mounts(runner, rootfs, step, script, points)?;
-    if runner.isolation == Isolation::InPlace && step.network_none {
-        let source = io::Error::other("it needs namespaces; build with --isolation=namespace");
-        return Err(RunError::Prepare { what: "RUN --network=none".to_owned(), source });
+    let mut mounts = MountPlan { no_network: step.network_none, ..MountPlan::default() };
+    mount(&mut mounts, runner, rootfs)?;
+    if runner.isolation == Isolation::InPlace && step.network_none && !is_unreachable() {
+        return Err(RunError::Network);
     }
     enter(&mut command, runner.isolation, rootfs.tree().path(), &mounts);
     Ok(command)
+}
+
+/// The environment; a secret wins over a variable of its name.
+fn variables(
+    environment: &[(String, String)],
+    secrets: &[(String, Hidden)],
+) -> Result<Vec<CString>, RunError> {
+    let is_secret = |name: &String| secrets.iter().any(|(secret, _)| secret == name);
+    let plain = environment.iter().filter(|(name, _)| !is_secret(name));
+    let plain = plain.map(|(name, value)| nul_free(&format!("{name}={value}")));
+    let secret = secrets.iter().map(|(name, value)| {
+        CString::new([name.as_bytes(), b"=", &value.0].concat())
+            .map_err(|_| RunError::NulInSecret(name.clone()))
+    });
+    plain.chain(secret).collect()
 }
 
 /// `HOME` is that of the user unless the image says otherwise.
@@ -171,17 +229,13 @@ fn programs(name: &str, environment: &[(String, String)]) -> Result<Vec<CString>
 }
 
 /// In a namespace: name service files, kernel file systems, the script of a here-document.
-fn mounts(
+fn own_mounts(
     runner: &Runner<'_>,
     rootfs: &Rootfs,
-    step: &RunStep,
     script: Option<&Script>,
     points: &mut MountPoints,
-) -> Result<MountPlan, RunError> {
-    let mut plan = MountPlan { no_network: step.network_none, ..MountPlan::default() };
-    if runner.isolation == Isolation::InPlace {
-        return Ok(plan);
-    }
+    plan: &mut MountPlan,
+) -> Result<(), RunError> {
     let mut ensure = |path: &str, point| {
         let failed = |source| RunError::Prepare { what: format!("the mount point {path}"), source };
         let wanted = ImagePath::parse(path.as_bytes()).map_err(|error| {
@@ -200,7 +254,7 @@ fn mounts(
         });
     }
     plan.scripts.extend(script.map(|script| (script.path.clone(), script.below_dev.clone())));
-    Ok(plan)
+    Ok(())
 }
 
 /// The script of a here-document that begins with `#!`: a file while the step runs, no part of the
@@ -297,6 +351,7 @@ mod tests {
             user: String::new(),
             dir: "/".to_owned(),
             network_none: false,
+            mounts: Vec::new(),
             script: None,
         }
     }

@@ -92,6 +92,55 @@ impl<'a> SourceTree<'a> {
         Ok(found)
     }
 
+    /// What a plain path names: in it, `*` is a star.
+    ///
+    /// # Errors
+    /// It does not exist, or is ignored.
+    pub fn find_plain(&self, written: &str) -> Result<Found, CopyError> {
+        let found = self.one(written, Path::new(&clean(written)))?;
+        found.ok_or(CopyError::Ignored { path: written.to_owned() })
+    }
+
+    /// Where a source is on this machine.
+    pub fn path_of(&self, found: &Found) -> PathBuf {
+        self.path.join(&found.path)
+    }
+
+    /// Whether a source is a directory.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn is_dir(&self, found: &Found) -> io::Result<bool> {
+        Ok(std::fs::symlink_metadata(self.path_of(found))?.is_dir())
+    }
+
+    /// Whether a source can be seen just as it lies here: nothing in it is left out, or belongs to
+    /// somebody else than a copy of it would.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn shows_as_is(&self, found: &Found) -> io::Result<bool> {
+        if self.keep_owners {
+            return Ok(true);
+        }
+        let mut pending = vec![found.path.clone()];
+        while let Some(path) = pending.pop() {
+            let stat = rustix::fs::lstat(self.path.join(&path))?;
+            if (stat.st_uid, stat.st_gid) != (0, 0) || self.ignores(&path) {
+                return Ok(false);
+            }
+            if !FileType::from_raw_mode(stat.st_mode).is_dir() {
+                continue;
+            }
+            for name in names_in(self.open_dir(&path)?.as_fd())? {
+                pending.push(path.join(OsStr::from_bytes(name.as_bytes())));
+            }
+        }
+        // The root of a context has the mode of the machine's directory.
+        let root = rustix::fs::lstat(&self.path)?;
+        Ok(!found.path.as_os_str().is_empty() || root.st_mode & 0o7777 == 0o755)
+    }
+
     /// What is at `path`, links followed; nothing where it is ignored.
     fn one(&self, written: &str, path: &Path) -> Result<Option<Found>, CopyError> {
         let absent = || CopyError::NotFound { path: written.to_owned(), tree: self.label.clone() };

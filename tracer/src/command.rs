@@ -145,7 +145,8 @@ pub struct Namespaces {
     pub ipc: bool,
     /// Its own host name.
     pub uts: bool,
-    /// Its own network, with nothing in it but a loopback that is down.
+    /// Its own network, with nothing in it but a loopback that is down
+    /// (see [`Setup::LoopbackUp`]).
     pub net: bool,
     /// Its own view of the control groups.
     pub cgroup: bool,
@@ -209,6 +210,8 @@ pub enum Setup {
         /// Whether it cannot be written through. The flags that the source's
         /// mount has stay, as a user namespace demands.
         read_only: bool,
+        /// Whether device nodes in it cannot be opened.
+        no_devices: bool,
     },
     /// Makes `new_root`, which must be a mount point, the root of the mount
     /// namespace and detaches the old one.
@@ -249,6 +252,29 @@ pub enum Setup {
         /// Its permission bits, not subject to a umask.
         mode: u32,
     },
+    /// A regular file with this content, which must not exist yet.
+    Content {
+        /// Where it is.
+        path: CString,
+        /// Its permission bits, not subject to a umask.
+        mode: u32,
+        /// Its user and group.
+        owner: (u32, u32),
+        /// What is in it.
+        content: Hidden,
+    },
     /// sethostname(2).
     Hostname(CString),
+    /// Sets the loopback interface up, which a new network namespace has down.
+    LoopbackUp,
+}
+
+/// Bytes that are not to be seen: they print as `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hidden(pub std::sync::Arc<[u8]>);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }

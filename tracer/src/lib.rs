@@ -41,7 +41,9 @@ mod tracee;
 mod tracer;
 mod watch;
 
-pub use command::{CapSet, Command, Credentials, IdMap, IdMaps, Namespaces, Preparation, Setup};
+pub use command::{
+    CapSet, Command, Credentials, Hidden, IdMap, IdMaps, Namespaces, Preparation, Setup,
+};
 pub use error::{Errno, Error};
 pub use interrupt::Interrupt;
 pub use marks::Marks;

@@ -178,6 +178,8 @@ impl std::fmt::Display for Setup {
             }
             Setup::Mkdir { path, mode } => write!(f, "mkdir({}, {mode:#o})", quoted(path)),
             Setup::File { path, mode } => write!(f, "creat({}, {mode:#o})", quoted(path)),
+            Setup::Content { path, .. } => write!(f, "write({})", quoted(path)),
+            Setup::LoopbackUp => f.write_str("ioctl(SIOCSIFFLAGS, \"lo\")"),
             Setup::Hostname(name) => write!(f, "sethostname({})", quoted(name)),
         }
     }

@@ -191,10 +191,11 @@ fn perform(setup: &Setup) -> child::Done {
         Setup::Mount { source, target, fstype, flags, data } => {
             child::mount(source, target, fstype, *flags, data)
         }
-        Setup::Bind { source, target, recursive, read_only } => {
+        Setup::Bind { source, target, recursive, read_only, no_devices } => {
             let recursive = if *recursive { libc::MS_REC } else { 0 };
             child::mount(source, target, c"", libc::MS_BIND | recursive, c"")?;
-            if *read_only { make_read_only(target) } else { Ok(()) }
+            let read_only = if *read_only { libc::MS_RDONLY } else { 0 };
+            restrict(target, read_only | if *no_devices { libc::MS_NODEV } else { 0 })
         }
         Setup::PivotRoot { new_root } => pivot_root(new_root),
         Setup::Chroot { root } => child::chroot(root).and_then(|()| child::chdir(c"/")),
@@ -204,7 +205,13 @@ fn perform(setup: &Setup) -> child::Done {
         Setup::File { path, mode } => {
             unless_exists(child::open(path, libc::O_CREAT | libc::O_EXCL, *mode).map(drop))
         }
+        Setup::Content { path, mode, owner, content } => {
+            let file = child::open(path, libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL, *mode)?;
+            child::write_all(file.as_fd(), &content.0)?;
+            child::fchown(file.as_fd(), *owner)
+        }
         Setup::Hostname(name) => child::sethostname(name),
+        Setup::LoopbackUp => child::loopback_up(),
     }
 }
 
@@ -215,13 +222,16 @@ fn unless_exists(answer: child::Done) -> child::Done {
     }
 }
 
-/// Remounts a bind mount read-only, with the flags it has: a user namespace
+/// Remounts a bind mount with further flags and those it has: a user namespace
 /// may not take them away. The `ST_*` numbers are those of `MS_*`.
-fn make_read_only(target: &std::ffi::CStr) -> child::Done {
+fn restrict(target: &std::ffi::CStr, further: u64) -> child::Done {
+    if further == 0 {
+        return Ok(());
+    }
     const LOCKED: u64 =
         libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC | libc::MS_NOATIME | libc::MS_NODIRATIME;
     let kept = child::mount_flags(target)? & LOCKED;
-    let flags = libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY | kept;
+    let flags = libc::MS_BIND | libc::MS_REMOUNT | further | kept;
     child::mount(c"", target, c"", flags, c"")
 }
 

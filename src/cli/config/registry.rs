@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::Surroundings;
-use super::credentials::credentials;
+use super::credentials::{builtin, credentials};
 use crate::cli::flags::RegistryFlags;
 use crate::registry::{Attempts, Proxies, Settings};
 use crate::report::Failure;
@@ -32,6 +32,7 @@ pub(super) fn registry(flags: &RegistryFlags, around: &Surroundings) -> Result<S
             layer: flags.image_fs_extract_retry,
         },
         credentials: credentials(around)?,
+        builtin: builtin(&flags.credential_helpers, around)?,
         proxies: Proxies {
             http: around.either("HTTP_PROXY"),
             https: around.either("HTTPS_PROXY"),

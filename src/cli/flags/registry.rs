@@ -52,6 +52,11 @@ pub(in crate::cli) struct RegistryFlags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub(in crate::cli) skip_default_registry_fallback: GoBool,
 
+    /// Who is asked for a login that no file has: env, google, ecr, acr, gitlab; repeat for several, empty
+    /// for none [default: all].
+    #[arg(long, value_name = "HELPER", action = Append)]
+    pub(in crate::cli) credential_helpers: Vec<String>,
+
     /// How often a failed push to one destination is begun again, beside the retries of each request.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(in crate::cli) push_retry: u32,

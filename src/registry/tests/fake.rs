@@ -167,7 +167,12 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
     let mut line = String::new();
     reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
     let mut words = line.split_whitespace().map(str::to_owned);
-    let (method, path) = (words.next()?, words.next()?);
+    let (method, target) = (words.next()?, words.next()?);
+    // Through a proxy, which is this server then, the whole URL comes.
+    let path = match target.strip_prefix("http://").and_then(|rest| rest.split_once('/')) {
+        Some((_, path)) => format!("/{path}"),
+        None => target,
+    };
     let mut headers = HashMap::new();
     loop {
         let mut line = String::new();

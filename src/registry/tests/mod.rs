@@ -1,6 +1,7 @@
 //! The client against a server that misbehaves on demand, and against a real registry.
 
 mod attempts;
+mod clouds;
 mod fake;
 mod faults;
 mod real;

@@ -164,6 +164,46 @@ pub(crate) fn write(fd: BorrowedFd<'_>, bytes: &[u8]) {
     unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
 }
 
+/// Writes all bytes to a file.
+pub(crate) fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Done {
+    while !bytes.is_empty() {
+        // SAFETY: reads at most the slice's length from it.
+        let count = unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
+        match usize::try_from(count) {
+            Ok(0) => return Err(Errno(libc::EIO)),
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(_) if last_errno().0 == libc::EINTR => {}
+            Err(_) => return Err(last_errno()),
+        }
+    }
+    Ok(())
+}
+
+/// fchown(2).
+pub(crate) fn fchown(fd: BorrowedFd<'_>, (uid, gid): (u32, u32)) -> Done {
+    // SAFETY: takes numbers only.
+    check(i64::from(unsafe { libc::fchown(fd.as_raw_fd(), uid, gid) })).map(drop)
+}
+
+/// Sets `lo` up (netdevice(7)).
+pub(crate) fn loopback_up() -> Done {
+    // SAFETY: a struct of plain bytes may be zero.
+    let mut request = unsafe { std::mem::zeroed::<libc::ifreq>() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as c_char;
+    }
+    request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or(0);
+    // SAFETY: takes numbers only.
+    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    let socket = int(check(i64::from(socket))?);
+    // SAFETY: the kernel has just made this descriptor for us.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: the kernel reads a struct on this stack.
+    let answer =
+        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    check(i64::from(answer)).map(drop)
+}
+
 /// openat(2) for reading, or to create; the descriptor closes on exec.
 pub(crate) fn open(path: &CStr, flags: i32, mode: u32) -> Result<OwnedFd, Errno> {
     // SAFETY: `path` lives through the call.

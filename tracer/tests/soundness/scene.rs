@@ -175,5 +175,6 @@ fn bind(source: &Path, target: &Path) -> Setup {
         target: cstring(target),
         recursive: true,
         read_only: false,
+        no_devices: false,
     }
 }

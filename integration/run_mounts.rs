@@ -1,0 +1,417 @@
+//! `RUN --mount`: seen by its step, kept where it is a cache, and in no layer.
+//!
+//! Every build here walks as well as it traces, and fails where the two differ.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::Path;
+
+use crate::build_basic::{Facts, assert_facts, on_busybox};
+use crate::executor::{Build, PLACES, Place};
+use crate::image::Image;
+use crate::pod::Privileges;
+use crate::tools;
+
+const POD: Place = Place::Pod(Privileges::DEFAULT);
+
+fn build(place: Place, dockerfile: &str) -> Build {
+    on_busybox(place, dockerfile).flag("--verify-snapshot=fail")
+}
+
+/// The names in all layers above the base.
+fn changed(image: &Image) -> Vec<String> {
+    let entries = image.layers[1..].iter().flat_map(|layer| &layer.entries);
+    entries.map(|(path, _)| path.clone()).filter(|path| path != "/").collect()
+}
+
+/// Files of a context with owners, modes and links, and something that is ignored.
+fn project(build: Build) -> Build {
+    build
+        .file("sub/file", "1")
+        .file("sub/deep/x.sh", "#!/bin/sh\necho ran\n")
+        .file("hidden", "no")
+        .file(".dockerignore", "hidden\n")
+        .context_by(|context| {
+            let script = context.join("sub/deep/x.sh");
+            fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+            chown(&script, Some(7), Some(8)).unwrap();
+            symlink("sub/file", context.join("link")).unwrap();
+        })
+}
+
+/// Options of a mount of files, and a script that sees them. The working directory is `/work/dir`.
+const FILES: &[(&str, &str)] = &[
+    ("target=/new/place", "test $(cat /new/place/sub/file) = 1 && ! test -e /new/place/hidden"),
+    ("target=/w", "test $(/w/sub/deep/x.sh) = ran"),
+    ("target=/w", "test $(stat -c %u:%g:%a /w/sub/deep/x.sh) = 0:0:755"),
+    ("target=/w", "test $(stat -c %u:%g:%a /w) = 0:0:755"),
+    ("src=sub,dst=/home", "test -e /home/file && ! test -e /home/builder"),
+    ("source=/sub/file,target=/etc/passwd", "test $(cat /etc/passwd) = 1"),
+    ("source=link,target=/f", "test $(cat /f) = 1 && ! test -L /f"),
+    ("source=sub,destination=relative", "test $(cat /work/dir/relative/file) = 1"),
+    ("source=sub", "test $(cat /work/dir/file) = 1"),
+    ("source=sub,target=/linked/x", "test $(cat /home/x/file) = 1"),
+    ("source=${DIR},target=/$DIR-here", "test $(cat /sub-here/file) = 1"),
+    ("source=sub,target=/w,rw", "echo 2 > /w/file && echo 3 > /w/new && rm -r /w/deep"),
+    ("from=made,source=/d,target=/home", "test $(stat -c %u:%g /home/a) = 5:6"),
+    ("from=made,source=/d,target=/home,rw", "rm -rf /home/* && echo 1 > /home/b"),
+    ("from=made,source=/d,target=/home", "test $(cat /home/a) = a && ! test -e /home/b"),
+    ("from=busybox,target=/other", "cmp /other/etc/group /etc/group"),
+    ("from=named,target=/n", "test $(cat /n/x) = named && ! test -e /n/y"),
+    ("from=scratch,target=/empty,rw", "test -z \"$(ls -A /empty)\" && echo 1 > /empty/x"),
+    ("target=/a --mount=target=/a/sub,from=named", "test -e /a/sub/x && ! test -e /a/sub/file"),
+    ("type=tmpfs,target=/t --mount=target=/t/b/c", "test -e /t/b/c/sub/file && echo 1 > /t/y"),
+    ("target=/same --mount=from=named,target=/same", "test -e /same/x && ! test -e /same/sub"),
+];
+
+#[test]
+fn files_are_seen_and_leave_no_trace() {
+    let named = tempfile::tempdir().unwrap();
+    for (name, content) in [("x", "named"), ("y", "ignored"), (".dockerignore", "y")] {
+        fs::write(named.path().join(name), content).unwrap();
+    }
+    let mut dockerfile = "FROM busybox AS made\nRUN mkdir /d && echo a > /d/a && chown 5:6 /d/a\n\
+        FROM busybox\nRUN ln -s home /linked && mkdir -p /work/dir\nENV DIR=sub\nWORKDIR /work/dir\n"
+        .to_owned();
+    for (options, script) in FILES {
+        dockerfile += &format!("RUN --mount={options} {script}\n");
+    }
+    dockerfile += "RUN test $(stat -c %u:%g /home/builder) = 1000:1000 && ls -A /home /work/dir\n";
+    for place in PLACES {
+        for flag in ["--verify-snapshot=fail", "--run-tracer=off"] {
+            let image = project(on_busybox(place, &dockerfile))
+                .bring("named", named.path())
+                .flags(["--build-context=named={named}", flag])
+                .image();
+            let names = changed(&image);
+            assert_eq!(names, ["/linked", "/work", "/work/dir"], "{place:?} {flag}");
+        }
+    }
+}
+
+#[test]
+fn what_was_at_the_target_is_there_again() {
+    let dockerfile = "FROM busybox AS made\n\
+        RUN mkdir -p /d/e /only/dir && echo 1 > /d/a && ln /d/a /d/e/b && ln -s a /d/l && \
+            chown 5:6 /d/e && chmod 1750 /d && touch -d @1000000001 /d/a /d/e /d / && mkfifo /d/p\n\
+        FROM made\n\
+        RUN --mount=type=tmpfs,target=/d touch /d/x\n\
+        RUN --mount=type=cache,target=/d/e touch /d/e/x\n\
+        RUN --mount=target=/d/a,source=Dockerfile test -s /d/a\n\
+        RUN --mount=type=tmpfs,target=/d --mount=target=/d/e touch /d/x && rm -rf /d/y\n\
+        RUN --mount=type=tmpfs,target=/only/dir/x/y --mount=type=tmpfs,target=/root true\n\
+        RUN --mount=type=tmpfs,target=/d mkdir /d/x /after\n";
+    for place in PLACES {
+        for flag in ["--verify-snapshot=fail", "--snapshot-mode=full"] {
+            let image = on_busybox(place, dockerfile).flag(flag).image();
+            let made: Vec<String> = image.layers[2..]
+                .iter()
+                .flat_map(|layer| &layer.entries)
+                .map(|(path, _)| path.clone())
+                .collect();
+            assert_eq!(made.last().map(String::as_str), Some("/after"), "{place:?} {flag}");
+            assert!(made.len() == 1 || made == ["/", "/after"], "{place:?} {flag}: {made:?}");
+        }
+    }
+}
+
+#[test]
+fn a_cache_is_kept_from_step_to_step_and_from_build_to_build() {
+    let dockerfile = "FROM busybox AS seed\nRUN mkdir /s && echo seed > /s/seed\n\
+        FROM busybox\nARG COUNT\n\
+        RUN --mount=type=cache,target=/c echo $COUNT >> /c/count\n\
+        RUN --mount=type=cache,target=/other,id=/c cat /other/count > /result\n\
+        RUN --mount=type=cache,target=/ro,id=/c,ro cat /ro/count && (echo no > /ro/no || true)\n\
+        RUN --mount=type=cache,target=/c ! test -e /c/no\n\
+        RUN --mount=type=cache,target=/own,mode=0770,uid=5,gid=6 \
+            test $(stat -c %u:%g:%a /own) = 5:6:770\n\
+        RUN --mount=type=cache,target=/s,from=seed,source=/s,sharing=locked \
+            test $(cat /s/seed) = seed && echo $COUNT >> /s/more && cat /s/more > /seeded\n\
+        RUN --mount=type=cache,target=/p,sharing=private echo $COUNT >> /p/n && cat /p/n > /private\n\
+        RUN --mount=type=cache,target=/c ! test -e /c/x && ls / | grep -c '^c$'\n\
+        RUN ! test -e /c && ! test -e /s && ! test -e /p\n";
+    for place in PLACES {
+        let caches = tempfile::tempdir().unwrap();
+        let run = |count: &str, flag: &str| {
+            build(place, dockerfile)
+                .share("caches", caches.path())
+                .flags([&format!("--build-arg=COUNT={count}"), flag])
+                .image()
+        };
+        for (count, want) in [("1", "\"1\\n\""), ("2", "\"1\\n2\\n\"")] {
+            let image = run(count, "--cache-dir={caches}");
+            let tree = image.tree();
+            for path in ["/result", "/seeded", "/private"] {
+                let found = tree[path].content.as_deref();
+                assert_eq!(found, Some(want), "{place:?} {count} {path}");
+            }
+            assert_eq!(changed(&image), ["/result", "/seeded", "/private"], "{place:?}");
+        }
+        // In the executor's own directory a cache lasts as long as that.
+        let image = run("3", "--cache-dir=");
+        assert_eq!(image.tree()["/result"].content.as_deref(), Some("\"3\\n\""), "{place:?}");
+    }
+}
+
+#[test]
+fn a_failed_step_keeps_its_cache_and_leaves_its_mounts_nowhere() {
+    let caches = tempfile::tempdir().unwrap();
+    for place in PLACES {
+        let failing = "FROM busybox\nRUN mkdir /c && echo image > /c/image\n\
+            RUN --mount=type=cache,target=/c echo kept > /c/kept; exit 3\n";
+        let ended =
+            build(place, failing).share("caches", caches.path()).flag("--cache-dir={caches}").run();
+        ended.refused(3, &["Dockerfile:3"]);
+        let next = "FROM busybox\nRUN --mount=type=cache,target=/c rm /c/kept && ! ls /c/image\n";
+        build(place, next).share("caches", caches.path()).flag("--cache-dir={caches}").image();
+    }
+}
+
+#[test]
+fn a_tmpfs_is_empty_and_forgotten() {
+    let dockerfile = "FROM busybox\nUSER builder\n\
+        RUN --mount=type=tmpfs,target=/home,size=64k test -z \"$(ls -A /home)\" && \
+            test $(stat -c %a /home) = 1777 && echo 1 > /home/x\n\
+        RUN --mount=type=tmpfs,target=/home ! test -e /home/x && ! test -e /home/builder\n\
+        RUN test -e /home/builder && ! test -e /home/x\n";
+    for place in PLACES {
+        let ended = build(place, dockerfile).run().succeeded();
+        assert_eq!(changed(&ended.image()), Vec::<String>::new(), "{place:?}");
+        assert_eq!(ended.log.contains("65536 bytes"), place == POD, "{}", ended.log);
+    }
+    let limited = "FROM busybox\nRUN --mount=type=tmpfs,target=/t,size=64k \
+        ! dd if=/dev/zero of=/t/x bs=1k count=100 2> /dev/null && mount | grep -q ' /t type tmpfs '\n\
+        RUN --mount=type=tmpfs,target=/t,ro ! touch /t/x\n\
+        RUN --mount=target=/ro ! touch /ro/x\n\
+        RUN --mount=type=tmpfs,target=/dev/shm,size=4k ! dd if=/dev/zero of=/dev/shm/x bs=1k count=9\n\
+        RUN --mount=type=tmpfs,target=/dev/new/dir touch /dev/new/dir/x\n";
+    build(Place::Host, limited).image();
+}
+
+/// A canary that nothing may show.
+const SECRET: &str = "c4n4ry-5f2d";
+
+/// Fails where a canary is in the image or the log of a build.
+fn assert_kept(case: &str, log: &str, layout: &Path) {
+    assert!(!log.contains(SECRET), "{case}: {log}");
+    let found = tools::command("grep")
+        .args(["--recursive", "--files-with-matches", SECRET])
+        .arg(layout)
+        .output()
+        .unwrap();
+    assert!(found.stdout.is_empty(), "{case}: {}", String::from_utf8_lossy(&found.stdout));
+    let tree = Image::open(layout).tree();
+    for (path, entry) in tree {
+        assert!(!entry.content.is_some_and(|text| text.contains(SECRET)), "{case}: {path}");
+    }
+}
+
+#[test]
+fn secrets_reach_their_step_and_nothing_else() {
+    let dockerfile = format!(
+        "FROM busybox\nENV TOKEN=image\nRUN echo old > /etc/token && mkdir /root/.aws && \
+            echo old > /root/.aws/credentials && ln -s /etc/token /link\n\
+        RUN --mount=type=secret,id=a test $(stat -c %u:%g:%a /run/secrets/a) = 0:0:400 && \
+            test $(head -c 6 /run/secrets/a) = c4n4ry && test $(wc -c < /run/secrets/a) = {length}\n\
+        RUN ! test -e /run\n\
+        RUN --mount=type=secret,id=a,target=/root/.aws/credentials,uid=1000,gid=5,mode=0440 \
+            test $(stat -c %u:%g:%a /root/.aws/credentials) = 1000:5:440\n\
+        RUN --mount=type=secret,target=/link,id=a grep -q c4n4ry /etc/token && test -L /link\n\
+        RUN test $(cat /link) = old\n\
+        RUN --mount=type=secret,id=v,env=TOKEN test $(echo $TOKEN | head -c 6) = c4n4ry && \
+            ! test -e /run/secrets/v\n\
+        RUN --mount=type=secret,id=v,env=BOTH,target=both test $(cat /both) = $BOTH\n\
+        RUN --mount=type=secret,target=/x/a grep -q c4n4ry /x/a\n\
+        RUN --mount=type=secret,id=none --mount=type=secret,id=none,env=NONE \
+            ! test -e /run/secrets/none && test -z \"$NONE\" && env | grep -q '^NONE='\n\
+        RUN test $TOKEN = image && ! env | grep c4n4ry\n\
+        USER builder\nRUN --mount=type=secret,id=a,mode=0444,target=/run/secrets/a,env=A cat /run/secrets/a > /dev/null\n",
+        length = SECRET.len()
+    );
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("a"), SECRET).unwrap();
+    for place in PLACES {
+        for tracer in ["auto", "off"] {
+            let ended = on_busybox(place, &dockerfile)
+                .bring("home", home.path())
+                .variable("CANARY", SECRET)
+                .flags(["--secret=id=a,src={home}/a", "--secret=id=v,env=CANARY", "-v=trace"])
+                .flag(format!("--run-tracer={tracer}"))
+                .run()
+                .succeeded();
+            let image = ended.image();
+            assert_kept(&format!("{place:?} {tracer}"), &ended.log, &ended.out("image"));
+            let want =
+                ["/etc", "/etc/token", "/link", "/root", "/root/.aws", "/root/.aws/credentials"];
+            let names = changed(&image);
+            assert_eq!(names, want, "{place:?} {tracer}");
+            let facts: Facts<'_> = &[
+                ("/root/.aws/credentials", "- 0644 0:0 4 \"old\\n\""),
+                ("/etc/token", "- 0644 0:0 4 \"old\\n\""),
+            ];
+            assert_facts(&format!("{place:?}"), &image.tree(), facts);
+        }
+    }
+}
+
+#[test]
+fn a_step_in_place_cannot_take_a_secret_along() {
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("a"), SECRET).unwrap();
+    for script in [
+        "mv /run/secrets/a /home/kept",
+        "ln /run/secrets/a /home/kept",
+        "mv /run/secrets /home/kept",
+        "mv /run /home/kept",
+        "rm /run/secrets/a; mkdir /run/secrets/a; touch /run/secrets/a/x",
+        "rm -rf /run; touch /home/other",
+    ] {
+        let dockerfile = format!("FROM busybox\nRUN --mount=type=secret,id=a {script}\n");
+        let ended = build(POD, &dockerfile)
+            .bring("home", home.path())
+            .flag("--secret=id=a,src={home}/a")
+            .run()
+            .succeeded();
+        assert_kept(script, &ended.log, &ended.out("image"));
+        let tree = ended.image().tree();
+        let other = script.contains("other");
+        assert_eq!(tree.contains_key("/home/other"), other, "{script}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_mount_is_told() {
+    for (options, words) in [
+        ("type=secret,id=a,required", &["the secret \"a\"", "--secret=id=a,src=FILE"][..]),
+        ("type=ssh,required", &["the SSH agent \"default\"", "--ssh=default"]),
+        ("target=/", &["the target cannot be /"]),
+        ("source=none,target=/x", &["RUN --mount at /x: /none: not found in the build context"]),
+        ("source=hidden,target=/x", &["/hidden: excluded by .dockerignore"]),
+        ("from=later,target=/x", &["RUN --mount: --from=later names a stage that begins later"]),
+        ("source=Dockerfile,target=/home", &["RUN --mount at /home", "directory"]),
+        ("target=/etc/passwd", &["RUN --mount at /etc/passwd"]),
+        ("type=cache,target=/c,source=/sub", &["there is no /sub in the cache \"/c\""]),
+        ("type=bint,target=/x", &["unsupported mount type `bint`", "did you mean bind?"]),
+        ("type=tmpfs,target=/x,mode=1", &["mode is not allowed for a tmpfs mount"]),
+        ("type=ssh,source=x", &["a ssh mount has no `source`"]),
+        ("from=scratch,source=x,target=/x", &["there is no /x in scratch"]),
+        ("type=tmpfs,target=/proc/x", &["/proc"]),
+    ] {
+        let dockerfile =
+            format!("FROM busybox\nRUN --mount={options} true\nFROM busybox AS later\n");
+        for place in PLACES {
+            let ended = build(place, &dockerfile)
+                .file("hidden", "")
+                .file(".dockerignore", "hidden")
+                .flag("--target=0")
+                .run();
+            ended.refused_in_words(words);
+            ended.refused_in_words(&["Dockerfile:2"]);
+        }
+    }
+}
+
+#[test]
+fn no_network_is_kept_or_refused() {
+    let dockerfile = "FROM busybox\nRUN --network=host true\nRUN --network=default true\n\
+        RUN --network=none test $(ls /sys/class/net | tr '\\n' ' ' | wc -w) = 1 && \
+            ping -c 1 127.0.0.1 > /dev/null\n";
+    build(Place::Host, dockerfile).image();
+    build(POD, dockerfile).run().refused(1, &["RUN --network=none cannot be kept in place"]);
+}
+
+/// Sends what its argument says in hexadecimal digits to `$SSH_AUTH_SOCK`, and prints the answer so.
+const ASK: &str = "#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n\
+    #include <sys/socket.h>\n#include <sys/un.h>\n#include <unistd.h>\n\
+    int main(int argc, char **argv) {\n\
+        struct sockaddr_un to = { .sun_family = AF_UNIX };\n\
+        unsigned byte, count = 0;\n\
+        unsigned char bytes[4096];\n\
+        int fd = socket(AF_UNIX, SOCK_STREAM, 0);\n\
+        if (argc != 2 || !getenv(\"SSH_AUTH_SOCK\")) return 2;\n\
+        strncpy(to.sun_path, getenv(\"SSH_AUTH_SOCK\"), sizeof to.sun_path - 1);\n\
+        if (connect(fd, (struct sockaddr *)&to, sizeof to)) return 3;\n\
+        for (char *at = argv[1]; sscanf(at, \"%2x\", &byte) == 1; at += 2) bytes[count++] = byte;\n\
+        if (write(fd, bytes, count) != count) return 4;\n\
+        ssize_t got = read(fd, bytes, sizeof bytes);\n\
+        for (ssize_t i = 0; i < got; i++) printf(\"%02x\", bytes[i]);\n\
+        return got > 0 ? 0 : 5;\n\
+    }\n";
+
+/// An agent with one key, ended by its process id.
+struct Agent {
+    home: tempfile::TempDir,
+    pid: i32,
+    /// The key as agents tell it, in hexadecimal digits.
+    key: String,
+}
+
+impl Agent {
+    fn start() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let path = |name: &str| home.path().join(name).display().to_string();
+        let key = path("key");
+        tools::run("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", "x", "-f", &key]);
+        // It listens before it goes to the background.
+        let said = tools::run("ssh-agent", ["-s", "-a", &path("socket")]);
+        let pid = said.split("SSH_AGENT_PID=").nth(1).unwrap().split(';').next().unwrap();
+        let public = fs::read_to_string(path("key.pub")).unwrap();
+        let blob = public.split(' ').nth(1).unwrap();
+        let decode = "base64 -d | od -An -v -tx1 | tr -d ' \\n'";
+        let hex = tools::run("busybox", ["sh", "-c", &format!("echo {blob} | {decode}")]);
+        let agent = Self { pid: pid.parse().unwrap(), key: hex, home };
+        agent.command("ssh-add").args(["-q", &key]).status().unwrap();
+        agent
+    }
+
+    fn command(&self, tool: &str) -> std::process::Command {
+        let mut command = tools::command(tool);
+        command.env("SSH_AUTH_SOCK", self.home.path().join("socket"));
+        command
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(self.pid),
+            nix::sys::signal::Signal::SIGTERM,
+        );
+    }
+}
+
+#[test]
+fn an_agent_lists_and_signs_and_does_nothing_else() {
+    let agent = Agent::start();
+    let program = agent.home.path().join("ask");
+    fs::write(program.with_extension("c"), ASK).unwrap();
+    let compiled = [program.with_extension("c"), "-o".into(), program.clone(), "-static".into()];
+    tools::run("gcc", compiled);
+    let (list, sign) =
+        ("000000010b", format!("000000440d{:08x}{}000000040102030400000000", 51, agent.key));
+    let dockerfile = format!(
+        "FROM busybox\nCOPY ask /bin/ask\n\
+        RUN --mount=type=ssh test $(stat -c %u:%g:%a $SSH_AUTH_SOCK) = 0:0:600 && \
+            test $SSH_AUTH_SOCK = /run/buildkit/ssh_agent.0 && ask {list} | grep -q {key}\n\
+        RUN --mount=type=ssh,id=default ask {sign} | grep -q '^........0e'\n\
+        RUN --mount=type=ssh test $(ask 0000000113) = 0000000105\n\
+        RUN --mount=type=ssh,id=other,target=/s,uid=1000,mode=0666,required \
+            test $(stat -c %u:%a /s) = 1000:666 && test $SSH_AUTH_SOCK = /s && ask {list}\n\
+        RUN --mount=type=ssh,id=none ! test -e /run\n\
+        RUN ! test -e /run && ! test -e /s && test -z \"$SSH_AUTH_SOCK\"\n",
+        key = agent.key,
+    );
+    for place in PLACES {
+        let image = build(place, &dockerfile)
+            .bring("agent", agent.home.path())
+            .context_by(|context| {
+                fs::copy(&program, context.join("ask")).unwrap();
+            })
+            .variable("SSH_AUTH_SOCK", "{agent}/socket")
+            .flags(["--ssh=default", "--ssh=other={agent}/socket"])
+            .image();
+        assert_eq!(changed(&image), ["/bin", "/bin/ask"], "{place:?}");
+        let listed = agent.command("ssh-add").arg("-l").output().unwrap();
+        assert!(String::from_utf8_lossy(&listed.stdout).contains("ED25519"), "{place:?}");
+    }
+}

@@ -1,0 +1,220 @@
+//! The mounts of a RUN step: their files, caches, secrets and agents are looked up here.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use snapshot::ImagePath;
+use tracer::Hidden;
+
+use super::stage::Stages;
+use crate::plan::{BaseImages as _, Origin, RunMount};
+use crate::report::{Explain as _, Failure};
+use crate::rootfs::Isolation;
+use crate::step::{
+    CacheDir, CacheError, CacheKey, CacheStore, Content, Copier, CopyRules, Mounted, Mounts,
+    SourceTree,
+};
+
+/// What mounts are made of.
+#[derive(Debug, Clone, Default)]
+pub struct MountSources {
+    /// `--secret`, by id.
+    pub secrets: BTreeMap<String, Hidden>,
+    /// `--ssh`: the sockets of agents, by id.
+    pub agents: BTreeMap<String, PathBuf>,
+    /// The directory that caches are kept in.
+    pub caches: PathBuf,
+}
+
+/// The variable that tells programs where an SSH agent listens.
+const AGENT_VARIABLE: &str = "SSH_AUTH_SOCK";
+
+impl<'a> Stages<'a, '_> {
+    /// Everything that a step is to see besides its root.
+    pub(super) fn mounts(
+        &mut self,
+        mounts: &[RunMount],
+        env: &[(String, String)],
+    ) -> Result<Mounts<'a>, Failure> {
+        for origin in mounts.iter().filter_map(origin) {
+            self.prepare_origin(origin)?;
+        }
+        let mut found = Mounts::default();
+        for mount in mounts {
+            self.look_up(mount, &mut found)?;
+        }
+        let first = mounts.iter().find_map(|mount| match mount {
+            RunMount::Ssh { target, .. } => Some(target),
+            _ => None,
+        });
+        if let (Some(target), false) = (first, env.iter().any(|(name, _)| name == AGENT_VARIABLE)) {
+            found.env.push((AGENT_VARIABLE.to_owned(), Hidden(target.as_bytes().into())));
+        }
+        Ok(found)
+    }
+
+    fn look_up(&self, mount: &RunMount, found: &mut Mounts<'a>) -> Result<(), Failure> {
+        let (target, content) = match mount {
+            RunMount::Bind { from, source, target, read_only } => {
+                let (sources, read_only) = (self.sources(from)?, *read_only);
+                let found = sources
+                    .find_plain(source)
+                    .map_err(|error| Failure::new(format!("RUN --mount at {target}: {error}")))?;
+                (target, Content::Files { sources, found, read_only })
+            }
+            RunMount::Cache { target, .. } => (target, self.cache(mount, found)?),
+            RunMount::Tmpfs { target, size, read_only } => {
+                (target, Content::Tmpfs { size: *size, read_only: *read_only })
+            }
+            RunMount::Secret { id, target, env, required, mode, owner } => {
+                let content = self.secret(id, *required)?;
+                if let Some(name) = env {
+                    let value = content.clone().unwrap_or_else(|| Hidden([].into()));
+                    found.env.push((name.clone(), value));
+                }
+                let (Some(target), Some(content)) = (target, content) else { return Ok(()) };
+                (target, Content::Secret { content, mode: *mode, owner: *owner })
+            }
+            RunMount::Ssh { id, target, required, mode, owner } => {
+                let Some(agent) = self.agent(id, *required)? else { return Ok(()) };
+                (target, Content::Agent { agent, mode: *mode, owner: *owner })
+            }
+        };
+        let target =
+            ImagePath::parse(target.as_bytes()).could_not(|| format!("mount at {target}"))?;
+        found.mounted.push(Mounted { target, content });
+        Ok(())
+    }
+
+    fn secret(&self, id: &str, required: bool) -> Result<Option<Hidden>, Failure> {
+        let secret = self.builder.order.mounts.secrets.get(id);
+        if secret.is_none() && required {
+            return Err(Failure::new(format!(
+                "the step requires the secret {id:?}, and it was not given"
+            ))
+            .hint(format!(
+                "give it with --secret=id={id},src=FILE or --secret=id={id},env=VARIABLE"
+            )));
+        }
+        Ok(secret.cloned())
+    }
+
+    fn agent(&self, id: &str, required: bool) -> Result<Option<PathBuf>, Failure> {
+        let agent = self.builder.order.mounts.agents.get(id);
+        if agent.is_none() && required {
+            return Err(Failure::new(format!(
+                "the step requires the SSH agent {id:?}, and it was not given"
+            ))
+            .hint(format!(
+                "give its socket with --ssh={id}=SOCKET, or --ssh={id} for $SSH_AUTH_SOCK"
+            )));
+        }
+        Ok(agent.cloned())
+    }
+
+    /// The cache of a mount, made if it is new.
+    fn cache(&self, mount: &RunMount, found: &Mounts<'_>) -> Result<Content<'a>, Failure> {
+        let RunMount::Cache { id, sharing, from, source, target, read_only, mode, owner } = mount
+        else {
+            return Err(Failure::new("only a cache has a directory of its own"));
+        };
+        let key = CacheKey {
+            id: id.clone(),
+            from: from.as_ref().map(|from| self.identity(from)).transpose()?,
+            mode: *mode,
+            owner: *owner,
+        };
+        let in_place = self.builder.isolation == Isolation::InPlace;
+        let part = PathBuf::from(source.trim_start_matches('/'));
+        let content = |dir: CacheDir| {
+            if !dir.path.join(&part).exists() {
+                let why = format!("there is no {source} in the cache {id:?}");
+                return Err(Failure::new(format!("RUN --mount at {target}: {why}")));
+            }
+            let shared = *sharing == crate::dockerfile::Sharing::Shared;
+            Ok(Content::Cache { dir, part: part.clone(), read_only: *read_only, shared })
+        };
+        let same = found.mounted.iter().find_map(|other| match &other.content {
+            Content::Cache { dir, .. } if dir.key == key => Some(dir),
+            _ => None,
+        });
+        if let Some(same) = same {
+            if in_place {
+                return Err(Failure::new(format!(
+                    "in place, a step can see the cache {id:?} at one target only"
+                ))
+                .hint(
+                    "give one of the mounts another id, or build where --isolation=namespace works",
+                ));
+            }
+            return content(same.again().could_not(|| format!("use the cache {id:?} twice"))?);
+        }
+        let store = CacheStore::new(&self.builder.order.mounts.caches);
+        let dir = store.open(&key, *sharing, in_place, self.builder.interrupt, |path| match from {
+            Some(from) if mode.is_none() && owner.is_none() => self.fill(from, path),
+            Some(_) | None => Ok(()),
+        });
+        content(dir.map_err(|error: Failing| error.0)?)
+    }
+
+    /// What a cache begins with.
+    fn fill(&self, from: &Origin, to: &std::path::Path) -> Result<(), Failing> {
+        let sources = self.sources(from).map_err(Failing)?;
+        copy_whole(&sources, to, self.builder.interrupt).map_err(Failing)
+    }
+
+    /// What tells the beginning of a cache from others: the content of an image, the instructions of a
+    /// stage. The layers of a stage that is built again differ in their times at least.
+    fn identity(&self, from: &Origin) -> Result<String, Failure> {
+        let image = match from {
+            Origin::Context => return Ok("the build context".to_owned()),
+            Origin::Stage(number) => match self.finished.get(number) {
+                Some(finished) => {
+                    let history = finished.image.config().history.iter();
+                    let lines = history.filter_map(|line| line.created_by.as_deref());
+                    return Ok(format!("stage {}", lines.collect::<Vec<_>>().join("\n")));
+                }
+                None => return Err(Failure::new(format!("stage {number} is not built yet"))),
+            },
+            Origin::Image(reference) => {
+                self.builder.images.image(reference, &self.builder.order.platform)?
+            }
+            Origin::Named(name) => {
+                match self.builder.images.context_image(name, &self.builder.order.platform)? {
+                    Some(image) => image,
+                    None => return Ok(format!("the context {name}")),
+                }
+            }
+        };
+        let layers = image.layers().iter().map(|layer| layer.diff_id.to_string());
+        Ok(layers.collect::<Vec<_>>().join(" "))
+    }
+}
+
+/// A failure on the way through [`CacheStore::open`].
+struct Failing(Failure);
+
+impl From<CacheError> for Failing {
+    fn from(error: CacheError) -> Self {
+        Self(Failure::new(format!("could not use {error}")).hint("see --cache-dir"))
+    }
+}
+
+fn copy_whole(
+    sources: &SourceTree<'_>,
+    to: &std::path::Path,
+    interrupt: &tracer::Interrupt,
+) -> Result<(), Failure> {
+    let rootfs = crate::rootfs::Rootfs::empty(to).could_not(|| format!("open {}", to.display()))?;
+    let failed = |error: crate::step::CopyError| Failure::new(error.to_string());
+    let whole = sources.find_plain("/").map_err(failed)?;
+    Copier::new(&rootfs, CopyRules::default(), interrupt).copy(sources, &whole, "/").map_err(failed)
+}
+
+pub(super) fn origin(mount: &RunMount) -> Option<&Origin> {
+    match mount {
+        RunMount::Bind { from, .. } => Some(from),
+        RunMount::Cache { from, .. } => from.as_ref(),
+        RunMount::Tmpfs { .. } | RunMount::Secret { .. } | RunMount::Ssh { .. } => None,
+    }
+}

@@ -1,0 +1,22 @@
+//! What the mounts of RUN steps are made of.
+
+use clap::ArgAction::Append;
+
+/// Flags about `RUN --mount`.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Mounts of RUN")]
+pub(in crate::cli) struct RunMountFlags {
+    /// A secret for RUN --mount=type=secret: id=NAME,src=FILE or id=NAME,env=VARIABLE.
+    /// With id=NAME alone, the variable of that name, else the file. Repeat for several.
+    #[arg(long, value_name = "id=NAME[,src=FILE|,env=VARIABLE]", action = Append)]
+    pub(in crate::cli) secret: Vec<String>,
+
+    /// An SSH agent for RUN --mount=type=ssh: its socket, or $SSH_AUTH_SOCK with
+    /// "default" or another ID alone. Repeat for several.
+    #[arg(long, value_name = "default|ID[=SOCKET]", action = Append)]
+    pub(in crate::cli) ssh: Vec<String>,
+
+    /// Where RUN --mount=type=cache keeps caches [default: a directory in --kaniko-dir].
+    #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true)]
+    pub(in crate::cli) cache_dir: String,
+}
