@@ -11,6 +11,7 @@
 //! and goes with it.
 
 mod builder;
+mod contexts;
 mod copy_step;
 mod images;
 mod layers;
@@ -28,7 +29,7 @@ use std::path::{Path, PathBuf};
 
 use tracer::{Interrupt, Tracer};
 
-use crate::context::{Access, Context, ContextSource, obtain};
+use crate::context::{Access, Context, ContextSource};
 use crate::dockerfile::Dockerfile;
 use crate::image::{Platform, Reference};
 use crate::plan::{Arguments, PlanError, plan};
@@ -37,6 +38,7 @@ use crate::report::{ExitStatus, Explain as _, Failure};
 use crate::rootfs::{self, Chosen};
 
 use builder::Builder;
+use contexts::Contexts;
 use images::Images;
 pub use images::{NamedContext, NamedContexts};
 use layers::Times;
@@ -141,39 +143,11 @@ pub fn build(order: &Order, interrupt: &Interrupt) -> Result<Built, Failure> {
     interrupt.also(move || canceller.cancel());
     let work = WorkDir::create(&order.kaniko_dir)?;
     order.work_dir.get_or_init(|| work.path().to_owned());
-    let result = context(order, &work, interrupt).and_then(|context| {
-        let dockerfile = parse(&context)?;
-        run(order, interrupt, &context, &dockerfile, &registry, &work)
-    });
+    let result = run(order, interrupt, &registry, &work);
     if result.is_err() && interrupt.is_triggered() {
         return Err(Failure::new("the build was interrupted").status(ExitStatus::of_signal(15)));
     }
     result.map_err(|failure| explained(failure, order))
-}
-
-/// The context, whole and on this machine.
-fn context(order: &Order, work: &WorkDir, interrupt: &Interrupt) -> Result<Context, Failure> {
-    let into = work.path().join("context");
-    let obtained = obtain(&order.context, &into, &order.access, interrupt)?;
-    let obtained = obtained.below(&order.context_sub_path, "--context-sub-path")?;
-    Context::open(&obtained, &order.dockerfile, &order.here)
-        .map_err(|error| Failure::new(error.to_string()).hint("see --context and --dockerfile"))
-}
-
-/// The further contexts, those from elsewhere as directories of this machine.
-fn named_contexts(
-    order: &Order,
-    work: &WorkDir,
-    interrupt: &Interrupt,
-) -> Result<NamedContexts, Failure> {
-    let mut contexts = order.contexts.clone();
-    for (number, context) in contexts.values_mut().enumerate() {
-        if let NamedContext::Remote(source) = context {
-            let into = work.path().join(format!("context-{number}"));
-            *context = NamedContext::Dir(obtain(source, &into, &order.access, interrupt)?.dir);
-        }
-    }
-    Ok(contexts)
 }
 
 /// A way out for refusals that know none: a right that is missing, a disk that is full.
@@ -201,13 +175,14 @@ fn is_full(dir: &Path) -> bool {
 fn run(
     order: &Order,
     interrupt: &Interrupt,
-    context: &Context,
-    dockerfile: &Dockerfile,
     registry: &Registry,
     work: &WorkDir,
 ) -> Result<Built, Failure> {
+    let bringer = Contexts::new(order, registry, work, interrupt)?;
+    let context = &bringer.own()?;
+    let dockerfile = &parse(context)?;
     order.outputs.check(registry)?;
-    let contexts = named_contexts(order, work, interrupt)?;
+    let contexts = bringer.named()?;
     let images = Images::new(registry, &contexts, interrupt)?;
     let target = order.target.as_deref();
     let (given, host) = (order.build_args.clone(), Platform::host());

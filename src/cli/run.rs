@@ -140,7 +140,6 @@ fn not_yet(error: &clap::Error) -> Option<String> {
         return None;
     };
     let name = argument.trim_start_matches('-').split('=').next()?;
-    let name = if argument == "-b" { "bucket" } else { name };
     if argument == "login" || argument == "push" {
         return Some(format!("error: the command {argument:?} is not in this version yet\n"));
     }

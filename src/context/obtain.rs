@@ -11,6 +11,7 @@ use tracer::Interrupt;
 use super::archive::unpack;
 use super::git::{self, GitAccess};
 use super::http::{Arriving, FetchSettings};
+use super::objects::{Object, StoreAccess};
 use super::{ContextSource, inside};
 use crate::report::{Explain as _, Failure};
 
@@ -21,6 +22,8 @@ pub struct Access {
     pub fetch: FetchSettings,
     /// For Git repositories.
     pub git: GitAccess,
+    /// For object stores.
+    pub stores: StoreAccess,
 }
 
 /// A directory with the files of a context.
@@ -67,6 +70,11 @@ pub fn obtain(
                 .map_err(|error| error.while_doing("fetch the build context"))?;
             let total = arriving.total();
             unpack(arriving, total, &name, into, interrupt)?;
+        }
+        ContextSource::Object(source) => {
+            let object = Object::begin(source, &access.stores, &access.fetch, interrupt)?;
+            let total = object.total();
+            unpack(object, Some(total), &name, into, interrupt)?;
         }
         ContextSource::Git(git) => {
             git::clone(git, into, &access.git, &access.fetch, interrupt)?;
