@@ -40,5 +40,6 @@ mod results;
 mod rough_steps;
 mod run_mounts;
 mod signals;
+mod stores;
 mod tracers;
 mod verify;

@@ -10,6 +10,7 @@
 //! [`stage`] only. What a build makes on disk lies in one directory of its own
 //! and goes with it.
 
+mod add_step;
 mod builder;
 mod contexts;
 mod copy_step;

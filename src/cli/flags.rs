@@ -231,7 +231,10 @@ mod tests {
         assert_eq!(flags.tar_path, Some(PathBuf::from("/t")));
         assert_eq!(flags.snapshot_mode.as_deref(), Some("redo"));
         assert_eq!(flags.destination, ["a", "b"]);
-        assert_eq!((flags.dockerfile.as_str(), flags.contexts.context.as_deref()), ("F", Some("/c")));
+        assert_eq!(
+            (flags.dockerfile.as_str(), flags.contexts.context.as_deref()),
+            ("F", Some("/c"))
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@ use thiserror::Error;
 
 pub use glob::glob_match;
 pub use ignore::Ignore;
-pub use obtain::{Access, Obtained, obtain};
+pub use obtain::{Access, Obtained, obtain, repository};
 pub use source::{ContextSource, GitContexts, WebUrl};
 
 /// Why the context or the Dockerfile cannot be used.

@@ -46,7 +46,10 @@ enum Store {
     S3,
     Google,
     /// The account, and the URL without what is behind the host.
-    Azure { account: String, endpoint: String },
+    Azure {
+        account: String,
+        endpoint: String,
+    },
 }
 
 impl ObjectSource {
@@ -140,7 +143,9 @@ impl Object {
         settings: &FetchSettings,
         interrupt: &Interrupt,
     ) -> Result<Self, Failure> {
-        let failed = |why: String| Failure::new(format!("could not fetch the build context {source}: {why}"));
+        let failed = |why: String| {
+            Failure::new(format!("could not fetch the build context {source}: {why}"))
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| failed(error.to_string()))?;
         let got = runtime.block_on(async {
@@ -175,7 +180,9 @@ impl Read for Object {
                 }
             })?;
             match next {
-                Some(piece) => self.piece = piece.map_err(|error| io::Error::other(causes(&error)))?,
+                Some(piece) => {
+                    self.piece = piece.map_err(|error| io::Error::other(causes(&error)))?;
+                }
                 None => return Ok(0),
             }
         }
@@ -266,9 +273,8 @@ async fn s3(
     Ok(match &access.aws {
         None => builder.with_skip_signature(true),
         Some(login) => {
-            let builder = builder
-                .with_access_key_id(&login.id)
-                .with_secret_access_key(login.key.expose());
+            let builder =
+                builder.with_access_key_id(&login.id).with_secret_access_key(login.key.expose());
             match &login.session {
                 Some(session) => builder.with_token(session.expose()),
                 None => builder,
@@ -293,14 +299,14 @@ fn azure(
         return builder.with_access_key(key);
     }
     let (client, tenant) = (variable("AZURE_CLIENT_ID"), variable("AZURE_TENANT_ID"));
-    match (client, tenant, variable("AZURE_CLIENT_SECRET"), variable("AZURE_FEDERATED_TOKEN_FILE")) {
+    match (client, tenant, variable("AZURE_CLIENT_SECRET"), variable("AZURE_FEDERATED_TOKEN_FILE"))
+    {
         (Some(client), Some(tenant), Some(secret), _) => {
             builder.with_client_secret_authorization(client, secret, tenant)
         }
-        (Some(client), Some(tenant), None, Some(file)) => builder
-            .with_client_id(client)
-            .with_tenant_id(tenant)
-            .with_federated_token_file(file),
+        (Some(client), Some(tenant), None, Some(file)) => {
+            builder.with_client_id(client).with_tenant_id(tenant).with_federated_token_file(file)
+        }
         // The managed identity of that name.
         (Some(client), _, _, _) => builder.with_client_id(client),
         (None, _, _, _) => builder.with_skip_signature(true),
@@ -335,10 +341,8 @@ struct Connector(FetchSettings);
 impl HttpConnector for Connector {
     fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
         let client = client_with(&self.0, Redirects::Refused, false);
-        let client = client.map_err(|why| object_store::Error::Generic {
-            store: "HTTP",
-            source: why.into(),
-        })?;
+        let client = client
+            .map_err(|why| object_store::Error::Generic { store: "HTTP", source: why.into() })?;
         Ok(HttpClient::new(client))
     }
 }

@@ -104,10 +104,10 @@ pub(super) fn named(text: &str, here: &Path) -> Result<NamedContext, String> {
         ContextSource::Dir(dir) if !dir.is_dir() => Err("there is no such directory".to_owned()),
         ContextSource::Dir(dir) => Ok(NamedContext::Dir(dir)),
         ContextSource::Stdin => Err("only --context reads standard input".to_owned()),
-        source @ (ContextSource::Tar(_) | ContextSource::Web(_)
-        | ContextSource::Git(_) | ContextSource::Object(_)) => {
-            Ok(NamedContext::Remote(source))
-        }
+        source @ (ContextSource::Tar(_)
+        | ContextSource::Web(_)
+        | ContextSource::Git(_)
+        | ContextSource::Object(_)) => Ok(NamedContext::Remote(source)),
     }
 }
 

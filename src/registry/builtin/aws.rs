@@ -15,10 +15,10 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_types::body::SdkBody;
 
 use super::{ANSWER_LIMIT, Reason, is_metadata};
+use crate::registry::Secret;
 use crate::registry::answer::{causes, read_limited};
 use crate::registry::exchange::Client;
 use crate::registry::settings::Purpose;
-use crate::registry::Secret;
 
 /// Credentials that sign requests to Amazon's services.
 #[derive(Debug, Clone)]
