@@ -164,7 +164,7 @@ fn google() {
         let tree = build.image().tree();
         assert_facts(&format!("{flags:?}"), &tree, &[("/got", "- 0644 0:0 4 \"text\"")]);
         let request = web.seen().pop().unwrap();
-        assert_eq!(request.path.replace("%2F", "/"), path);
+        assert_eq!(request.path.replace("%2F", "/").replace("%2E", "."), path);
         assert!(!request.headers.contains_key("authorization"), "{request:?}");
     }
     build(&["--context=gs://builds/absent"])
