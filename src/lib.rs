@@ -1,6 +1,7 @@
 //! Builds container images from a Dockerfile without a daemon.
 
 pub mod build;
+pub mod check;
 pub mod cli;
 pub mod context;
 pub mod dockerfile;

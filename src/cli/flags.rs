@@ -1,6 +1,7 @@
 //! What can be typed. Names, short forms and defaults are kaniko's.
 
 mod context;
+mod language;
 mod layers;
 mod outputs;
 mod registry;
@@ -13,6 +14,7 @@ use clap::{Parser, Subcommand};
 use super::gobool::GoBool;
 use crate::report::{LogFormat, Verbosity};
 pub(super) use context::ContextFlags;
+pub(super) use language::{DryRun, LanguageFlags};
 pub(super) use layers::LayerFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
@@ -34,7 +36,8 @@ pub(super) struct Flags {
     #[command(subcommand)]
     pub(super) command: Option<Command>,
 
-    /// Path of the Dockerfile: below the current directory, or below the context.
+    /// The Dockerfile: a path below the current directory or the context, an http or https URL, or - for
+    /// standard input.
     #[arg(short = 'f', long, value_name = "PATH", default_value = "Dockerfile")]
     pub(super) dockerfile: String,
 
@@ -54,10 +57,6 @@ pub(super) struct Flags {
     /// Sets a build argument: NAME=VALUE, or NAME to take it from the environment.
     #[arg(long, value_name = "NAME[=VALUE]", action = clap::ArgAction::Append)]
     pub(super) build_arg: Vec<String>,
-
-    /// The stage to build, by name or number; the last one if not given.
-    #[arg(long, value_name = "STAGE")]
-    pub(super) target: Option<String>,
 
     /// The platform of base images and of the result: OS/ARCH[/VARIANT].
     #[arg(long, alias = "customPlatform", value_name = "PLATFORM")]
@@ -136,6 +135,9 @@ pub(super) struct Flags {
     pub(super) log_timestamp: GoBool,
 
     #[command(flatten)]
+    pub(super) language: LanguageFlags,
+
+    #[command(flatten)]
     pub(super) registry: RegistryFlags,
 
     #[command(flatten)]
@@ -151,12 +153,7 @@ pub(super) struct Flags {
 impl Flags {
     /// Templates of pipelines leave values empty: that is not to have given the flag.
     pub(super) fn without_empty_values(mut self) -> Self {
-        let texts = [
-            &mut self.target,
-            &mut self.custom_platform,
-            &mut self.run_tracer,
-            &mut self.snapshot_mode,
-        ];
+        let texts = [&mut self.custom_platform, &mut self.run_tracer, &mut self.snapshot_mode];
         for text in texts {
             text.take_if(|text| text.is_empty());
         }
@@ -187,12 +184,10 @@ pub(super) const NOT_YET: &[&str] = &[
     "cache-repo",
     "cache-run-layers",
     "cache-ttl",
-    "dryrun",
     "materialize",
     "no-push-cache",
     "pre-cleanup",
     "preserve-context",
-    "skip-unused-stages",
 ];
 
 #[cfg(test)]
@@ -239,9 +234,9 @@ mod tests {
 
     #[test]
     fn an_empty_value_is_none() {
-        let line = "--target= --digest-file= --tar-path= --snapshot-mode= --custom-platform=";
+        let line = "--digest-file= --tar-path= --snapshot-mode= --custom-platform=";
         let flags = parse(line).expect("known flags").without_empty_values();
-        assert_eq!((flags.target, flags.tar_path), (None, None));
+        assert_eq!(flags.tar_path, None);
         assert_eq!((flags.snapshot_mode, flags.custom_platform), (None, None));
     }
 
