@@ -39,6 +39,7 @@ mod layers;
 mod limits;
 mod multistage;
 mod outline;
+mod real_workloads;
 mod registry_flags;
 mod registry_io;
 mod results;
