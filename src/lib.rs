@@ -10,5 +10,6 @@ pub mod plan;
 pub mod registry;
 pub mod report;
 pub mod rootfs;
+pub mod ship;
 pub mod sink;
 pub mod step;

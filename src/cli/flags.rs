@@ -1,21 +1,24 @@
 //! What can be typed. Names, short forms and defaults are kaniko's.
 
+mod commands;
 mod context;
 mod language;
 mod layers;
+mod log;
 mod outputs;
 mod registry;
 mod run_mounts;
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
 use super::gobool::GoBool;
-use crate::report::{LogFormat, Verbosity};
+pub(super) use commands::{Command, LoginFlags, PushFlags};
 pub(super) use context::ContextFlags;
 pub(super) use language::{DryRun, LanguageFlags};
 pub(super) use layers::LayerFlags;
+pub(super) use log::LogFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
 pub(super) use run_mounts::RunMountFlags;
@@ -122,17 +125,8 @@ pub(super) struct Flags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub(super) cleanup: GoBool,
 
-    /// Which log lines to show: panic, fatal, error, warn, info, debug, trace.
-    #[arg(short = 'v', long, value_name = "LEVEL", default_value = "info")]
-    pub(super) verbosity: Verbosity,
-
-    /// The form of log lines: text, color, json.
-    #[arg(long, value_name = "FORMAT", default_value = "color")]
-    pub(super) log_format: LogFormat,
-
-    /// Full times in log lines.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
-    pub(super) log_timestamp: GoBool,
+    #[command(flatten)]
+    pub(super) log: LogFlags,
 
     #[command(flatten)]
     pub(super) language: LanguageFlags,
@@ -169,12 +163,6 @@ impl Flags {
 #[expect(clippy::unnecessary_wraps, reason = "the shape that clap asks for")]
 fn path(text: &str) -> Result<PathBuf, std::convert::Infallible> {
     Ok(PathBuf::from(text))
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum Command {
-    /// Prints the version.
-    Version,
 }
 
 /// Flags of kaniko that this version refuses by name.
