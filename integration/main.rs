@@ -22,6 +22,7 @@ mod web;
 
 mod architecture;
 mod build_basic;
+mod cache;
 mod cloud;
 mod command_line;
 mod contexts;
@@ -48,6 +49,7 @@ mod results;
 mod rough_steps;
 mod run_mounts;
 mod signals;
+mod stores;
 mod tracer_in_pod;
 mod tracers;
 mod verify;
