@@ -34,7 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "step",
         ],
     ),
-    ("warm", &["cache", "image", "registry", "report"]),
+    ("warm", &["cache", "dockerfile", "image", "plan", "registry", "report"]),
     (
         "cli",
         &[

@@ -14,6 +14,7 @@ mod image;
 mod pod;
 mod registry;
 mod tools;
+mod warmer;
 mod web;
 
 mod architecture;

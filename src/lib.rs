@@ -12,3 +12,4 @@ pub mod report;
 pub mod rootfs;
 pub mod sink;
 pub mod step;
+pub mod warm;

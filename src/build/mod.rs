@@ -212,7 +212,8 @@ fn run(
 ) -> Result<Built, Failure> {
     order.outputs.check(registry)?;
     let contexts = named_contexts(order, work, interrupt)?;
-    let images = Images::new(registry, &contexts, interrupt)?;
+    let bases = order.cache.as_ref().and_then(|cache| cache.bases.as_ref());
+    let images = Images::new(registry, &contexts, interrupt, bases)?;
     let target = order.target.as_deref();
     let (given, host) = (order.build_args.clone(), Platform::host());
     let arguments = Arguments::new(given, &host, &order.platform, target);

@@ -6,6 +6,7 @@ mod credentials;
 mod layers;
 mod outputs;
 mod registry;
+mod warmer;
 mod run_mounts;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,8 @@ use crate::build::{NamedContext, NamedContexts, Order, SnapshotMode, Verify, Wat
 use crate::image::Platform;
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::{Container, container};
+
+pub(super) use warmer::warm_order;
 
 /// What this process was started with, taken once.
 pub(super) struct Surroundings {
@@ -63,7 +66,8 @@ impl Surroundings {
 /// Flags that mean nothing, or contradict each other.
 pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failure> {
     let outputs = outputs::outputs(flags, around)?;
-    let cache = cache::settings(&flags.cache, &outputs, around)?;
+    let base_dir = &flags.run_mounts.cache_dir;
+    let cache = cache::settings(&flags.cache, base_dir, &outputs, around)?;
     let layers = layers::rules(&flags.layers, outputs.flavor)?;
     let platform = match &flags.custom_platform {
         None => Platform::host(),

@@ -5,6 +5,7 @@ mod context;
 mod layers;
 mod outputs;
 mod registry;
+mod warmer;
 mod run_mounts;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ pub(super) use context::ContextFlags;
 pub(super) use layers::LayerFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
+pub(super) use warmer::WarmerFlags;
 pub(super) use run_mounts::RunMountFlags;
 
 /// Builds a container image from a Dockerfile, without a daemon, and pushes it.

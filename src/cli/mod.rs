@@ -7,5 +7,7 @@ mod config;
 mod flags;
 mod gobool;
 mod run;
+mod warmer;
 
 pub use run::main;
+pub use warmer::main as warm_main;

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use super::Surroundings;
 use crate::build::Outputs;
-use crate::cache::{Place, Settings, parse_size};
+use crate::cache::{Bases, Place, Settings, parse_size};
 use crate::cli::flags::CacheFlags;
 use crate::report::Failure;
+
+/// Where kaniko has base images unless told otherwise.
+const BASES: &str = "/cache";
 
 /// How the cache is used; nothing where it is not.
 ///
@@ -14,6 +17,7 @@ use crate::report::Failure;
 /// A value that means nothing, or no place to keep layers in.
 pub(super) fn settings(
     flags: &CacheFlags,
+    base_dir: &str,
     outputs: &Outputs,
     around: &Surroundings,
 ) -> Result<Option<Settings>, Failure> {
@@ -47,7 +51,19 @@ pub(super) fn settings(
         copy_layers: flags.cache_copy_layers.0,
         push,
         now: now.as_second(),
+        bases: bases(base_dir, ttl, now, around),
     }))
+}
+
+/// `--cache-dir`, or else kaniko's directory where there is one.
+fn bases(
+    given: &str,
+    ttl: Duration,
+    now: jiff::Timestamp,
+    around: &Surroundings,
+) -> Option<Bases> {
+    let dir = if given.is_empty() { BASES.into() } else { around.here.join(given) };
+    dir.is_dir().then(|| Bases::new(dir, ttl, now.into()))
 }
 
 /// The place, and whether it was given rather than inferred.
@@ -91,7 +107,7 @@ mod tests {
         let line = std::iter::once("executor").chain(line.split_whitespace());
         let flags = Flags::try_parse_from(line).expect("known flags");
         let outputs = outputs(&flags, &around()).expect("outputs");
-        match settings(&flags.cache, &outputs, &around()) {
+        match settings(&flags.cache, "", &outputs, &around()) {
             Ok(None) => "none".to_owned(),
             Ok(Some(settings)) => match settings.place {
                 Place::Registry(repository) => format!("{repository} {:?}", settings.ttl),
