@@ -241,6 +241,9 @@ pub struct Entry {
     /// On disk, but no part of the image: what the executor's own image left
     /// in an in-place root. Packed once touched, never whited out.
     pub foreign: bool,
+    /// Part of the image, but not on disk: in a tree of which nobody reads the files. It counts as
+    /// unchanged while nothing is at its path.
+    pub unwritten: bool,
 }
 
 impl Entry {
@@ -257,6 +260,7 @@ impl Entry {
             seen: None,
             fingerprint: None,
             foreign: false,
+            unwritten: false,
         }
     }
 

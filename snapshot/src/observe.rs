@@ -189,6 +189,7 @@ fn observe_at(
         seen: glance.seen,
         fingerprint: None,
         foreign: false,
+        unwritten: false,
     };
     let inode = Inode { dev: stat.st_dev, ino: stat.st_ino };
     Ok(Some(Observed { entry, inode, names: count(stat.st_nlink), glance }))

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::images::NamedContext;
-use super::roots::{needs_root, touches_root};
+use super::needs::{Need, need, touches_root};
 use super::run_mounts::origin;
 use super::stage::{Stages, shown};
 use crate::cache::{Cache, Entry, Lineage, Record};
@@ -60,7 +60,7 @@ impl Ahead {
         let first = |stage: &PlannedStage<'_>| {
             stage.instructions.iter().position(|it| touches_root(&it.node))
         };
-        let needs = plan.stages.iter().filter(|stage| needs_root(plan, stage));
+        let needs = plan.stages.iter().filter(|stage| need(plan, stage) != Need::Nothing);
         let trees = needs.map(|stage| (stage.number, first(stage))).collect();
         Self { steps: HashMap::new(), wanted, trees, lineages: HashMap::new() }
     }

@@ -14,7 +14,7 @@ use super::work::WorkDir;
 use crate::cache::Cache;
 use crate::context::Context;
 use crate::dockerfile::Dockerfile;
-use crate::image::ImageLayer;
+use crate::image::{Image, ImageLayer};
 use crate::plan::{Arguments, Step, StepError};
 use crate::registry::Registry;
 use crate::report::{Explain as _, Failure};
@@ -84,8 +84,33 @@ impl Builder<'_> {
     /// read is no longer found there: the build begins anew without it.
     pub(super) fn unpack(&self, layers: &[ImageLayer], rootfs: &mut Rootfs) -> Result<(), Failure> {
         let started = Instant::now();
+        self.apply_all(layers, rootfs.unpack())?;
+        rootfs.settle();
+        let (paths, count) = (rootfs.index().len(), layers.len());
+        let took = started.elapsed().as_secs_f64();
+        tracing::info!("Unpacked {paths} paths of {count} layers in {took:.1}s");
+        Ok(())
+    }
+
+    /// As [`Builder::unpack`], for a stage in which no program runs and from which nothing is copied:
+    /// its files are not written.
+    pub(super) fn outline(&self, image: &Image, rootfs: &mut Rootfs) -> Result<(), Failure> {
+        let started = Instant::now();
+        self.apply_all(image.layers(), rootfs.unpack())?;
+        rootfs.settle();
+        if !rootfs.has_account_files().could_not(|| "find the users of the image".to_owned())? {
+            tracing::debug!("the account files are links to files that were not written");
+            rootfs.start_over_with_files().could_not(|| "unpack once more".to_owned())?;
+            return self.unpack(image.layers(), rootfs);
+        }
+        let (paths, count) = (rootfs.index().len(), image.layers().len());
+        let took = started.elapsed().as_secs_f64();
+        tracing::info!("Listed {paths} paths of {count} layers in {took:.1}s");
+        Ok(())
+    }
+
+    fn apply_all(&self, layers: &[ImageLayer], mut unpacker: Unpacker<'_>) -> Result<(), Failure> {
         let count = layers.len();
-        let mut unpacker = rootfs.unpack();
         for (place, layer) in layers.iter().enumerate() {
             self.go_on()?;
             let doing =
@@ -94,14 +119,7 @@ impl Builder<'_> {
             let done = done.inspect_err(|failure| self.lose(layer, failure))?;
             tracing::debug!("layer {} of {count}: {done:?}", place + 1);
         }
-        unpacker.finish().could_not(|| "finish unpacking".to_owned())?;
-        rootfs.settle();
-        tracing::info!(
-            "Unpacked {} paths of {count} layers in {:.1}s",
-            rootfs.index().len(),
-            started.elapsed().as_secs_f64()
-        );
-        Ok(())
+        unpacker.finish().could_not(|| "finish unpacking".to_owned())
     }
 
     fn apply(

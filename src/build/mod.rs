@@ -16,6 +16,7 @@ mod cached;
 mod copy_step;
 mod images;
 mod layers;
+mod needs;
 mod publish;
 mod roots;
 mod run_mounts;
@@ -159,7 +160,7 @@ pub fn build(order: &Order, interrupt: &Interrupt) -> Result<Built, Failure> {
 fn context(order: &Order, work: &WorkDir, interrupt: &Interrupt) -> Result<Context, Failure> {
     let into = work.path().join("context");
     let obtained = obtain(&order.context, &into, &order.access, interrupt)?;
-    let obtained = obtained.below(&order.context_sub_path)?;
+    let obtained = obtained.below(&order.context_sub_path, "--context-sub-path")?;
     Context::open(&obtained, &order.dockerfile, &order.here)
         .map_err(|error| Failure::new(error.to_string()).hint("see --context and --dockerfile"))
 }

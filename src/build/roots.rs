@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use super::needs::{Need, need};
 use super::stage::{Finished, Stages, bytes, shown};
-use super::tree::{copy_tree, move_tree};
-use crate::dockerfile::Instruction;
-use crate::image::Image;
-use crate::plan::{Base, Plan, PlannedStage};
+use super::tree::{copy_tree, move_tree, outline_tree};
+use crate::image::{Digest, Image};
+use crate::plan::{Base, PlannedStage};
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::{Exclusions, Isolation, Rootfs};
 
@@ -21,30 +21,91 @@ impl Stages<'_, '_> {
             Base::Stage(number) => self.root_of_stage(stage, *number),
             Base::Scratch => Ok((self.fresh_root(stage)?, 0)),
             Base::Image(image, name) => {
-                let mut rootfs = self.fresh_root(stage)?;
-                let size = image.layers().iter().map(|layer| layer.descriptor.size).sum();
-                tracing::info!(
-                    "Unpacking rootfs of {name} ({} layers, {}) as {:?} requires it",
-                    image.layers().len(),
-                    bytes(size),
-                    shown(why)
-                );
-                self.builder.images.prefetch(image, &self.builder.work.blobs());
-                self.builder.unpack(image.layers(), &mut rootfs)?;
+                if let Some(prepared) = self.prepared.remove(&stage.number) {
+                    tracing::info!("{name} is there already");
+                    return Ok((prepared, image.layers().len()));
+                }
+                let rootfs = self.fresh_root(stage)?;
+                let size = bytes(image.layers().iter().map(|it| it.descriptor.size).sum());
+                let count = image.layers().len();
+                let layers = format!("{count} layers, {size}");
+                let outline = self.need(stage) == Need::Outline;
+                let mut rootfs = if outline { rootfs.outline() } else { rootfs };
+                if outline {
+                    tracing::info!("Listing {name} ({layers}); no step needs its files unpacked");
+                    self.builder.outline(image, &mut rootfs)?;
+                } else {
+                    let why = shown(why);
+                    tracing::info!("Unpacking rootfs of {name} ({layers}) as {why:?} requires it");
+                    self.builder.images.prefetch(image, &self.builder.work.blobs());
+                    self.builder.unpack(image.layers(), &mut rootfs)?;
+                }
+                self.prepare(stage, image, &rootfs, outline)?;
                 Ok((rootfs, image.layers().len()))
             }
         }
     }
 
-    pub(super) fn fresh_root(&mut self, stage: &PlannedStage<'_>) -> Result<Rootfs, Failure> {
-        self.free_slash()?;
-        match self.builder.isolation {
-            Isolation::Namespace { .. } => {
-                let path = self.builder.work.root(&stage.number.to_string())?;
-                Rootfs::empty(&path).could_not(|| "open the root file system".to_owned())
+    /// Trees of later stages that start from the same image, while nothing has changed this one.
+    fn prepare(
+        &mut self,
+        stage: &PlannedStage<'_>,
+        image: &Image,
+        rootfs: &Rootfs,
+        outline: bool,
+    ) -> Result<(), Failure> {
+        let ids = |image: &Image| -> Vec<Digest> {
+            image.layers().iter().map(|layer| layer.diff_id).collect()
+        };
+        let wanted = ids(image);
+        let later = self.plan.stages.iter().skip_while(|it| it.number != stage.number).skip(1);
+        for later in later {
+            let Base::Image(other, _) = &later.base else { continue };
+            let known = self.prepared.contains_key(&later.number);
+            if ids(other) != wanted || known || !self.ahead.needs_tree(later.number) {
+                continue;
             }
-            Isolation::InPlace => Rootfs::occupied(Path::new("/"), self.builder.exclusions()?)
-                .could_not(|| "look at the root file system".to_owned()),
+            let to = || self.builder.work.root(&later.number.to_string());
+            let prepared = match (self.need(later), self.builder.isolation) {
+                (Need::Outline, _) => {
+                    let mut made = outline_tree(rootfs, &to()?)?;
+                    let complete = made.has_account_files();
+                    if !complete.could_not(|| "find the users of the image".to_owned())? {
+                        made.wipe().could_not(|| "start over".to_owned())?;
+                        continue;
+                    }
+                    made
+                }
+                (Need::Files, Isolation::Namespace { .. }) if !outline => {
+                    copy_tree(rootfs, &to()?, Exclusions::default())?
+                }
+                (Need::Nothing | Need::Files, _) => continue,
+            };
+            self.prepared.insert(later.number, prepared);
+        }
+        Ok(())
+    }
+
+    fn fresh_root(&mut self, stage: &PlannedStage<'_>) -> Result<Rootfs, Failure> {
+        if self.builds_over_slash(stage) {
+            self.free_slash()?;
+            return Rootfs::occupied(Path::new("/"), self.builder.exclusions()?)
+                .could_not(|| "look at the root file system".to_owned());
+        }
+        let path = self.builder.work.root(&stage.number.to_string())?;
+        Rootfs::empty(&path).could_not(|| "open the root file system".to_owned())
+    }
+
+    /// An outline has a directory of its own in place, too.
+    fn builds_over_slash(&self, stage: &PlannedStage<'_>) -> bool {
+        self.builder.isolation == Isolation::InPlace && self.need(stage) == Need::Files
+    }
+
+    /// What a stage needs on disk. Layers of a cache are laid over whole trees only.
+    fn need(&self, stage: &PlannedStage<'_>) -> Need {
+        match need(self.plan, stage) {
+            Need::Outline if self.builder.cache.is_some() => Need::Files,
+            need => need,
         }
     }
 
@@ -70,17 +131,17 @@ impl Stages<'_, '_> {
     fn whole_root_of(&mut self, stage: &PlannedStage<'_>, below: usize) -> Result<Rootfs, Failure> {
         let shared = self.is_needed_after(below, stage.number);
         let missing = || Failure::new(format!("the files of stage {below} are gone"));
-        let in_place = self.builder.isolation == Isolation::InPlace;
+        let over_slash = self.builds_over_slash(stage);
         let entry = self.finished.get_mut(&below).ok_or_else(missing)?;
-        let is_slash =
-            entry.rootfs.as_ref().is_some_and(|root| root.tree().path() == Path::new("/"));
-        if !shared && (!in_place || is_slash) {
+        if !shared && entry.rootfs.as_ref().is_some_and(|root| is_slash(root) == over_slash) {
             return entry.rootfs.take().ok_or_else(missing);
         }
-        self.free_slash()?;
+        if over_slash {
+            self.free_slash()?;
+        }
         let source = self.finished.get(&below).and_then(|below| below.rootfs.as_ref());
         let source = source.ok_or_else(missing)?;
-        let (to, exclusions) = if in_place {
+        let (to, exclusions) = if over_slash {
             (PathBuf::from("/"), self.builder.exclusions()?)
         } else {
             (self.builder.work.root(&stage.number.to_string())?, Exclusions::default())
@@ -97,7 +158,8 @@ impl Stages<'_, '_> {
         let own = source.copied_by.contains(&number);
         own || later.into_iter().any(|stage| {
             source.copied_by.contains(&stage.number)
-                || (source.base_of.contains(&stage.number) && needs_root(self.plan, stage))
+                || (source.base_of.contains(&stage.number)
+                    && need(self.plan, stage) != Need::Nothing)
         })
     }
 
@@ -111,11 +173,10 @@ impl Stages<'_, '_> {
     ) -> Result<(), Failure> {
         if let Some(mut rootfs) = finished.rootfs.take() {
             let needed = self.is_needed_after(stage.number, stage.number);
-            let in_place = self.builder.isolation == Isolation::InPlace;
             let goes_on = matches!(next.base, Base::Stage(below) if below == stage.number)
-                && needs_root(self.plan, next)
+                && need(self.plan, next) != Need::Nothing
                 && !self.is_needed_after(stage.number, next.number);
-            if in_place && !goes_on {
+            if is_slash(&rootfs) && !goes_on {
                 if needed {
                     let to = self.builder.work.root(&stage.number.to_string())?;
                     let kept = move_tree(&rootfs, &to)?;
@@ -125,6 +186,8 @@ impl Stages<'_, '_> {
                 rootfs.wipe().could_not(|| "free the root for the next stage".to_owned())?;
             } else if needed {
                 finished.rootfs = Some(rootfs);
+            } else {
+                rootfs.wipe().could_not(|| "remove the files of the stage".to_owned())?;
             }
         }
         if let Base::Image(image, _) = &stage.base {
@@ -140,18 +203,6 @@ impl Stages<'_, '_> {
     }
 }
 
-/// Whether a stage has to be on disk.
-pub(super) fn needs_root(plan: &Plan<'_>, stage: &PlannedStage<'_>) -> bool {
-    stage.instructions.iter().any(|instruction| touches_root(&instruction.node))
-        || !stage.copied_by.is_empty()
-        || stage.base_of.iter().any(|number| {
-            plan.stages.iter().any(|above| above.number == *number && needs_root(plan, above))
-        })
-}
-
-pub(super) fn touches_root(instruction: &Instruction) -> bool {
-    matches!(
-        instruction,
-        Instruction::Run(_) | Instruction::Copy(_) | Instruction::Add(_) | Instruction::Workdir(_)
-    )
+fn is_slash(rootfs: &Rootfs) -> bool {
+    rootfs.tree().path() == Path::new("/")
 }

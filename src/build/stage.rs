@@ -10,8 +10,8 @@ use super::ahead::Ahead;
 use super::builder::Builder;
 use super::copy_step::Download;
 use super::layers::{Gathered, flavor_for};
+use super::needs::touches_root;
 use super::repositories;
-use super::roots::touches_root;
 use crate::cache::Lineage;
 use crate::dockerfile::Instruction;
 use crate::image::{Digest, Flavor, Image, ImageLayer};
@@ -39,6 +39,8 @@ pub(super) struct Stages<'a, 'p> {
     pub(super) finished: HashMap<usize, Finished>,
     /// Trees of images that files are copied from.
     pub(super) foreign: HashMap<String, Rootfs>,
+    /// Trees of stages that start from the image of an earlier one.
+    pub(super) prepared: HashMap<usize, Rootfs>,
     /// Files of the web that were fetched, by URL.
     pub(super) downloads: RefCell<HashMap<String, Rc<Download>>>,
     pub(super) ahead: Ahead,
@@ -49,7 +51,9 @@ impl<'a, 'p> Stages<'a, 'p> {
     pub(super) fn new(builder: &'a Builder<'a>, plan: &'p Plan<'p>) -> Result<Self, Failure> {
         let (finished, foreign, uploads) = (HashMap::new(), HashMap::new(), Vec::new());
         let (downloads, ahead) = (RefCell::default(), Ahead::nothing(plan));
-        let mut stages = Self { builder, plan, finished, foreign, downloads, ahead, uploads };
+        let prepared = HashMap::new();
+        let mut stages =
+            Self { builder, plan, finished, foreign, prepared, downloads, ahead, uploads };
         if let Some(cache) = builder.cache {
             stages.look_ahead(cache);
         }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use snapshot::{Entry, ImagePath, Index, Kind};
 
 use crate::report::{Explain as _, Failure};
-use crate::rootfs::{Exclusions, Metadata, Rootfs, Tree};
+use crate::rootfs::{Exclusions, Metadata, Rootfs, Tree, is_account_file};
 
 /// Moves the tree of `from` into the empty directory `to`, and answers it as a root of its own.
 ///
@@ -18,7 +18,7 @@ use crate::rootfs::{Exclusions, Metadata, Rootfs, Tree};
 /// A path can be neither renamed nor copied.
 pub(super) fn move_tree(from: &Rootfs, to: &Path) -> Result<Rootfs, Failure> {
     let target = Tree::open(to).could_not(|| format!("open {}", to.display()))?;
-    let mut mover = Mover { from, to: &target, index: Index::new(), rename: true };
+    let mut mover = Mover { from, to: &target, index: Index::new(), how: How::Rename };
     mover.transfer_children(&ImagePath::root())?;
     mover.finish()
 }
@@ -33,18 +33,39 @@ pub(super) fn copy_tree(
     exclusions: Exclusions,
 ) -> Result<Rootfs, Failure> {
     let target = Tree::open(to).could_not(|| format!("open {}", to.display()))?;
-    let mut mover = Mover { from, to: &target, index: Index::new(), rename: false };
+    let mut mover = Mover { from, to: &target, index: Index::new(), how: How::Copy };
     mover.transfer_children(&ImagePath::root())?;
     let index = mover.finish()?.into_index();
     let exclusions = exclusions.with_pins_of(from.exclusions());
-    Rootfs::open(to, index, exclusions).could_not(|| format!("open {}", to.display()))
+    let copy = Rootfs::open(to, index, exclusions);
+    let copy = copy.could_not(|| format!("open {}", to.display()))?;
+    Ok(if from.is_outline() { copy.outline() } else { copy })
+}
+
+/// Makes an outline of the tree of `from` in the empty directory `to`: directories, links and account
+/// files; other files are in its index only.
+///
+/// # Errors
+/// A path cannot be made.
+pub(super) fn outline_tree(from: &Rootfs, to: &Path) -> Result<Rootfs, Failure> {
+    let target = Tree::open(to).could_not(|| format!("open {}", to.display()))?;
+    let mut mover = Mover { from, to: &target, index: Index::new(), how: How::Outline };
+    mover.transfer_children(&ImagePath::root())?;
+    Ok(mover.finish()?.outline())
 }
 
 struct Mover<'a> {
     from: &'a Rootfs,
     to: &'a Tree,
     index: Index,
-    rename: bool,
+    how: How,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    Rename,
+    Copy,
+    Outline,
 }
 
 impl Mover<'_> {
@@ -87,10 +108,35 @@ impl Mover<'_> {
     /// comes along as what it is; a directory that was renamed brings everything below it.
     fn transfer(&mut self, path: &ImagePath, entry: &Entry) -> io::Result<()> {
         let whole = !entry.is_dir() || !self.from.exclusions().covers_any_below(path);
-        if self.rename && whole && !self.holds_foreign(path) && self.try_rename(path)? {
+        if entry.unwritten || (self.how == How::Outline && !self.is_in_outlines(path, entry)) {
+            self.note(path, entry);
+            return Ok(());
+        }
+        if self.how == How::Rename && whole && !self.holds_foreign(path) && self.try_rename(path)? {
             return self.index_renamed(path);
         }
         self.copy_one(path, entry)
+    }
+
+    /// What an outline has on disk.
+    fn is_in_outlines(&self, path: &ImagePath, entry: &Entry) -> bool {
+        let is_link = matches!(entry.kind, Kind::Dir | Kind::Symlink { .. });
+        let is_alone = || self.from.index().names_linked_with(path).next().is_none();
+        is_link || (is_account_file(path) && is_alone())
+    }
+
+    /// Takes a path into the index alone.
+    fn note(&mut self, path: &ImagePath, entry: &Entry) {
+        let first =
+            self.from.index().names_linked_with(path).find(|name| self.index.contains(name));
+        let linked = match first.cloned() {
+            Some(first) => self.index.link(&first, path.clone()).is_ok(),
+            None => false,
+        };
+        if !linked {
+            let entry = Entry { unwritten: true, seen: None, ..entry.clone() };
+            self.index.insert(path.clone(), entry);
+        }
     }
 
     fn holds_foreign(&self, path: &ImagePath) -> bool {

@@ -188,15 +188,8 @@ pub(super) enum Command {
 }
 
 /// Flags of kaniko that this version refuses by name.
-pub(super) const NOT_YET: &[&str] = &[
-    "bucket",
-    "dryrun",
-    "git",
-    "materialize",
-    "pre-cleanup",
-    "preserve-context",
-    "skip-unused-stages",
-];
+pub(super) const NOT_YET: &[&str] =
+    &["bucket", "dryrun", "materialize", "pre-cleanup", "preserve-context", "skip-unused-stages"];
 
 #[cfg(test)]
 mod tests {

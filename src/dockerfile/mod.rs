@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+pub use git_ref::{GitRef, is_commit};
 pub use heredoc::Heredoc;
 pub use instruction::{
     Add, Arg, ArgItem, CommandLine, Copy, Device, Expose, HealthTiming, Healthcheck, Instruction,
@@ -26,6 +27,7 @@ mod check;
 mod duration;
 pub(crate) use duration::parse as parse_duration;
 mod flags;
+mod git_ref;
 mod healthcheck;
 mod heredoc;
 pub mod history;

@@ -1,11 +1,13 @@
-//! Blobs become archives: decompression and the check of the diff ID, on a thread of their own.
+//! Blobs become archives: decompression and the check of the diff ID, each on a thread of its own.
 //!
-//! So a layer inflates beside the writing of its files; a bounded queue keeps
+//! So a layer inflates beside the hashing and the writing of its files; a bounded queue keeps
 //! memory small however far the archive is ahead.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use super::archive::has_valid_checksum;
 use crate::image::{Compression, Digest, Hasher};
@@ -21,12 +23,16 @@ const XZ_MEMORY: u64 = 512 << 20;
 /// says (`rootfs.diff_ids`).
 #[derive(Debug)]
 pub struct Inflated {
-    pieces: Receiver<io::Result<Vec<u8>>>,
-    piece: Vec<u8>,
+    pieces: Receiver<io::Result<Piece>>,
+    piece: Piece,
     taken: usize,
 }
 
-/// Starts to inflate `blob`. With an `expected` digest the bytes are checked against it.
+/// Some bytes, read by whoever unpacks them and by whoever hashes them.
+type Piece = Arc<Vec<u8>>;
+
+/// Starts to inflate `blob`. With an `expected` digest the bytes are checked against it, on a thread
+/// of its own: inflating alone keeps one busy.
 ///
 /// # Errors
 /// No thread can be started.
@@ -36,10 +42,11 @@ pub fn inflate(
     expected: Option<Digest>,
 ) -> io::Result<Inflated> {
     let (sender, pieces) = sync_channel(AHEAD);
+    let check = expected.map(Check::start).transpose()?;
     let work = move || {
         let source = BufReader::with_capacity(PIECE, blob);
         let failed = match decoder(source, compression) {
-            Ok(decoder) => pump(decoder, expected, |piece| sender.send(Ok(piece)).is_ok()).err(),
+            Ok(decoder) => pump(decoder, check, |piece| sender.send(Ok(piece)).is_ok()).err(),
             Err(error) => Some(error),
         };
         if let Some(error) = failed {
@@ -48,7 +55,44 @@ pub fn inflate(
         }
     };
     std::thread::Builder::new().name("inflate".to_owned()).spawn(work)?;
-    Ok(Inflated { pieces, piece: Vec::new(), taken: 0 })
+    Ok(Inflated { pieces, piece: Piece::default(), taken: 0 })
+}
+
+/// A check of a digest that goes on beside.
+struct Check {
+    expected: Digest,
+    pieces: SyncSender<Piece>,
+    found: JoinHandle<Digest>,
+}
+
+impl Check {
+    fn start(expected: Digest) -> io::Result<Self> {
+        let (pieces, given) = sync_channel::<Piece>(AHEAD);
+        let hash = move || {
+            let mut hasher = Hasher::default();
+            given.iter().for_each(|piece| hasher.update(&piece));
+            hasher.finish().0
+        };
+        let found = std::thread::Builder::new().name("diff ID".to_owned()).spawn(hash)?;
+        Ok(Self { expected, pieces, found })
+    }
+
+    fn update(&self, piece: &Piece) {
+        // It takes pieces until there are no more.
+        let _ = self.pieces.send(Arc::clone(piece));
+    }
+
+    fn finish(self) -> io::Result<()> {
+        drop(self.pieces);
+        let found = self.found.join().map_err(|_| io::Error::other("hashing panicked"))?;
+        if found == self.expected {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("its content has diff ID {found}, the image config says {}", self.expected),
+        ))
+    }
 }
 
 /// A reader of uncompressed bytes.
@@ -146,31 +190,23 @@ fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 
 fn pump(
     mut decoder: impl Read,
-    expected: Option<Digest>,
-    mut pass_on: impl FnMut(Vec<u8>) -> bool,
+    check: Option<Check>,
+    mut pass_on: impl FnMut(Piece) -> bool,
 ) -> io::Result<()> {
-    let mut hasher = Hasher::default();
     loop {
         let mut piece = vec![0; PIECE];
         let filled = fill(&mut decoder, &mut piece)?;
         if filled == 0 {
-            break;
+            return check.map_or(Ok(()), Check::finish);
         }
         piece.truncate(filled);
-        if expected.is_some() {
-            hasher.update(&piece);
+        let piece = Arc::new(piece);
+        if let Some(check) = &check {
+            check.update(&piece);
         }
         if !pass_on(piece) {
             return Ok(());
         }
-    }
-    let (found, _) = hasher.finish();
-    match expected {
-        Some(expected) if expected != found => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("its content has diff ID {found}, the image config says {expected}"),
-        )),
-        _ => Ok(()),
     }
 }
 

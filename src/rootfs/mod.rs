@@ -47,6 +47,14 @@ pub use unpack::{UnpackError, Unpacked, Unpacker};
 pub use users::{Accounts, Identity, UnknownUser};
 pub use writer::{Attributes, WriteError, Writer};
 
+/// Where an image has its users and groups.
+const ACCOUNT_FILES: [&str; 2] = ["/etc/passwd", "/etc/group"];
+
+/// Whether this is what an account file is called.
+pub(crate) fn is_account_file(path: &ImagePath) -> bool {
+    matches!(path.file_name(), Some(b"passwd" | b"group"))
+}
+
 /// The longest account file that is read: more is no account file.
 const LONGEST_ACCOUNT_FILE: u64 = 10 << 20;
 
@@ -72,6 +80,8 @@ pub struct Rootfs {
     tree: Tree,
     index: Index,
     exclusions: Exclusions,
+    /// Whether files are in the index only: see [`Rootfs::outline`].
+    outline: bool,
 }
 
 impl Rootfs {
@@ -107,12 +117,52 @@ impl Rootfs {
     pub fn open(path: &Path, index: Index, exclusions: Exclusions) -> Result<Self, RootfsError> {
         let tree = Tree::open(path)
             .map_err(|source| RootfsError::Io { path: path.display().to_string(), source })?;
-        Ok(Self { tree, index, exclusions })
+        Ok(Self { tree, index, exclusions, outline: false })
     }
 
     /// Starts to apply layers; call [`Unpacker::finish`] after the last.
     pub fn unpack(&mut self) -> Unpacker<'_> {
-        Unpacker::new(&self.tree, &mut self.index, &mut self.exclusions)
+        Unpacker::new(&self.tree, &mut self.index, &mut self.exclusions, self.outline)
+    }
+
+    /// The same as the outline of a tree, in which nobody runs programs and from which nobody copies:
+    /// of layers it gets directories, links and account files, and of other files what headers say.
+    #[must_use]
+    pub fn outline(self) -> Self {
+        Self { outline: true, ..self }
+    }
+
+    /// Whether it is an outline.
+    #[must_use]
+    pub fn is_outline(&self) -> bool {
+        self.outline
+    }
+
+    /// A tree with its files again, once it is empty.
+    ///
+    /// # Errors
+    /// As [`Rootfs::wipe`].
+    pub fn start_over_with_files(&mut self) -> Result<(), RootfsError> {
+        self.outline = false;
+        self.wipe()
+    }
+
+    /// Whether the account files are there, if the image has them.
+    ///
+    /// # Errors
+    /// Links that lead nowhere.
+    pub fn has_account_files(&self) -> Result<bool, RootfsError> {
+        for path in ACCOUNT_FILES {
+            let path = ImagePath::parse(path.as_bytes()).map_err(|error| RootfsError::Io {
+                path: path.to_owned(),
+                source: io::Error::other(error),
+            })?;
+            let place = self.resolve(&path)?;
+            if self.index.get(&place).is_some_and(|entry| entry.unwritten) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The directory.
@@ -201,13 +251,14 @@ impl Rootfs {
         Ok(snapshot::pack(self.tree.as_fd(), difference, dir, options)?)
     }
 
-    /// What is at `path` on disk now; links are not followed.
+    /// What is at `path` now, if only by the index; links are not followed.
     ///
     /// # Errors
     /// The path cannot be looked at.
     pub fn kind(&self, path: &ImagePath) -> io::Result<Option<Kind>> {
         let seen = snapshot::observe(self.tree.as_fd(), path).map_err(io::Error::other)?;
-        Ok(seen.map(|seen| seen.entry.kind))
+        let unwritten = || self.index.get(path).filter(|entry| entry.unwritten);
+        Ok(seen.map(|seen| seen.entry.kind).or_else(|| unwritten().map(|entry| entry.kind.clone())))
     }
 
     /// Where `path` leads, through the links of the tree: the last component too.
@@ -223,7 +274,8 @@ impl Rootfs {
     /// # Errors
     /// A file is there but cannot be read.
     pub fn accounts(&self) -> Result<Accounts, RootfsError> {
-        Ok(Accounts::parse(&self.read_small("/etc/passwd")?, &self.read_small("/etc/group")?))
+        let [passwd, group] = ACCOUNT_FILES;
+        Ok(Accounts::parse(&self.read_small(passwd)?, &self.read_small(group)?))
     }
 
     /// The content of a file; nothing where it does not exist.

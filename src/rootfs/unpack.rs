@@ -19,6 +19,7 @@ use thiserror::Error;
 
 use super::archive::{Archive, ArchiveError, Member, MemberKind};
 use super::exclusions::Exclusions;
+use super::is_account_file;
 use super::parents::Parents;
 use super::place::Place;
 use super::tree::Tree;
@@ -93,6 +94,8 @@ pub struct Unpacker<'a> {
     index: &'a mut Index,
     exclusions: &'a mut Exclusions,
     writer: Writer,
+    /// Whether files are only noted in the index.
+    outline: bool,
     /// Directories whose time has to be set again, because something was made in them.
     unsettled: BTreeSet<ImagePath>,
     /// One name of each inode that got or lost another name, which moved its ctime.
@@ -100,13 +103,20 @@ pub struct Unpacker<'a> {
 }
 
 impl<'a> Unpacker<'a> {
-    /// Starts on a tree that is as `index` says.
-    pub fn new(tree: &'a Tree, index: &'a mut Index, exclusions: &'a mut Exclusions) -> Self {
+    /// Starts on a tree that is as `index` says. In an outline files are noted in the index, with their
+    /// fingerprints, instead of being written: all but those that are named like account files.
+    pub fn new(
+        tree: &'a Tree,
+        index: &'a mut Index,
+        exclusions: &'a mut Exclusions,
+        outline: bool,
+    ) -> Self {
         Self {
             parents: Parents::new(tree),
             index,
             exclusions,
             writer: Writer::new(Attributes::Needed),
+            outline,
             unsettled: BTreeSet::new(),
             linked: BTreeSet::new(),
         }
@@ -148,7 +158,7 @@ impl<'a> Unpacker<'a> {
             .map(|path| index.names_linked_with(path).next().unwrap_or(path).clone())
             .collect();
         for path in linked {
-            if self.index.contains(&path) {
+            if self.index.get(&path).is_some_and(|entry| !entry.unwritten) {
                 self.look_again(&path)?;
             }
         }
@@ -365,9 +375,16 @@ impl<'a> Unpacker<'a> {
             &MemberKind::BlockDevice { major, minor } => Kind::BlockDevice { major, minor },
         };
         let bytes = if let Kind::File { size } = kind { size } else { 0 };
+        let on_disk = matches!(kind, Kind::Dir | Kind::Symlink { .. }) || is_account_file(path);
+        if self.outline && !on_disk {
+            let noted = self.writer.note(member, content).map_err(damaged)?;
+            let entry = Entry { unwritten: true, ..entry(kind, member, noted) };
+            self.index.insert(path.clone(), entry);
+            return Ok(bytes);
+        }
         let place = self.at(path)?;
         let written = self.writer.put(&place, member, content).map_err(|source| match source {
-            WriteError::Content(source) => UnpackError::Archive(ArchiveError::Read(source)),
+            WriteError::Content(source) => damaged(source),
             source => UnpackError::Write { path: path.clone(), source },
         })?;
         if kind == Kind::Dir {
@@ -387,6 +404,9 @@ impl<'a> Unpacker<'a> {
                 return Err(why("lies outside the image"));
             }
             Some(_) => {}
+        }
+        if self.index.get(&existing).is_some_and(|entry| entry.unwritten) {
+            return self.index.link(&existing, path.clone()).map_err(|_| why("is not there"));
         }
         let from = self.at(&existing)?;
         let to = self.at(path)?;
@@ -411,6 +431,10 @@ fn parse(name: &[u8]) -> Result<ImagePath, UnpackError> {
 
 fn refused(path: &ImagePath, why: &str) -> UnpackError {
     UnpackError::Refused { path: path.clone(), why: why.to_owned() }
+}
+
+fn damaged(source: io::Error) -> UnpackError {
+    UnpackError::Archive(ArchiveError::Read(source))
 }
 
 fn io_at(path: &ImagePath, source: io::Error) -> UnpackError {

@@ -140,6 +140,31 @@ impl Writer {
         self.finish(place, member)
     }
 
+    /// Takes what `member` says without making anything.
+    ///
+    /// # Errors
+    /// The content cannot be read.
+    pub fn note(&mut self, member: &Member, content: &mut impl Read) -> io::Result<Written> {
+        let mut fingerprint = None;
+        if let MemberKind::File { size } = member.kind {
+            let mut hash = Fingerprinter::default();
+            self.pass(size, content, |bytes| {
+                hash.update(bytes);
+                Ok(())
+            })
+            .map_err(|error| match error {
+                WriteError::Content(source) => source,
+                other => io::Error::other(other),
+            })?;
+            fingerprint = Some(hash.finish());
+        }
+        let mut xattrs = Xattrs::default();
+        for (name, value) in member.xattrs.iter().filter(|(name, _)| belongs_to_image(name)) {
+            xattrs.insert(name, value);
+        }
+        Ok(Written { seen: None, fingerprint, xattrs })
+    }
+
     /// Metadata of what is no regular file. chown(2) clears set-id bits, so it comes first.
     fn finish(&mut self, place: &Place, member: &Member) -> Result<Written, WriteError> {
         place.set_owner((member.uid, member.gid)).map_err(WriteError::call("chown"))?;
@@ -186,6 +211,20 @@ impl Writer {
         content: &mut impl Read,
     ) -> Result<Fingerprint, WriteError> {
         let mut fingerprint = Fingerprinter::default();
+        self.pass(size, content, |bytes| {
+            fingerprint.update(bytes);
+            file.write_all(bytes).map_err(WriteError::call("write"))
+        })?;
+        Ok(fingerprint.finish())
+    }
+
+    /// Reads exactly `size` bytes.
+    fn pass(
+        &mut self,
+        size: u64,
+        content: &mut impl Read,
+        mut take: impl FnMut(&[u8]) -> Result<(), WriteError>,
+    ) -> Result<(), WriteError> {
         let mut left = size;
         while left > 0 {
             let most = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
@@ -193,11 +232,10 @@ impl Writer {
             if got == 0 {
                 return Err(WriteError::Content(io::ErrorKind::UnexpectedEof.into()));
             }
-            fingerprint.update(&self.buffer[..got]);
-            file.write_all(&self.buffer[..got]).map_err(WriteError::call("write"))?;
+            take(&self.buffer[..got])?;
             left -= got as u64;
         }
-        Ok(fingerprint.finish())
+        Ok(())
     }
 
     fn put_xattrs(

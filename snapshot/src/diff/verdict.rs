@@ -189,7 +189,7 @@ fn removed(
     let (mut whiteouts, mut forgotten) = (Vec::new(), Vec::new());
     let mut covered: Option<&ImagePath> = None;
     for path in absent {
-        let Some(old) = index.get(path) else { continue };
+        let Some(old) = index.get(path).filter(|old| !old.unwritten) else { continue };
         if old.foreign {
             forgotten.push(path.clone());
         } else if !covered.is_some_and(|top| path.starts_with(top)) && !is_replaced(path, present) {
