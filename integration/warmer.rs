@@ -100,7 +100,10 @@ fn a_damaged_layer_is_downloaded_and_an_archive_is_read() {
     let archive = volume.path().join("archive.tar");
     fs::copy(&blob, volume.path().join(format!("{layer}.tar.gz"))).expect("copied");
     let dir = volume.path().display().to_string();
-    tools::run("tar", ["-C", &dir, "-cf", &archive.display().to_string(), &format!("{layer}.tar.gz")]);
+    tools::run(
+        "tar",
+        ["-C", &dir, "-cf", &archive.display().to_string(), &format!("{layer}.tar.gz")],
+    );
     fs::write(&blob, "damage").expect("written");
     let ended = build(&registry, volume.path(), &name).run().succeeded();
     says(&ended, "is not used: ");

@@ -60,9 +60,9 @@ pub fn bases_of(
         };
         let platform = match own.as_str() {
             "" => platform.clone(),
-            text => text
-                .parse()
-                .map_err(|error: crate::image::ImageError| failed(error.to_string()))?,
+            text => {
+                text.parse().map_err(|error: crate::image::ImageError| failed(error.to_string()))?
+            }
         };
         if name != "scratch" && !stages.contains(&name.to_lowercase()) {
             let reference = name
@@ -85,8 +85,8 @@ pub fn warm(order: &WarmOrder) -> Result<(), Failure> {
     std::fs::create_dir_all(&order.dir)
         .could_not(|| format!("make {}", order.dir.display()))
         .map_err(|failure| failure.hint("give a writable directory with --cache-dir"))?;
-    let registry = Registry::new(order.registry.clone())
-        .map_err(|error| Failure::new(error.to_string()))?;
+    let registry =
+        Registry::new(order.registry.clone()).map_err(|error| Failure::new(error.to_string()))?;
     let bases = Bases::new(order.dir.clone(), order.ttl, order.now);
     let mut last = None;
     let mut done = 0;
@@ -134,11 +134,7 @@ fn one(
 }
 
 /// The image with all layers on this machine, which are downloaded beside each other.
-fn fetched(
-    registry: &Registry,
-    image: &Image,
-    dir: &std::path::Path,
-) -> Result<Image, Failure> {
+fn fetched(registry: &Registry, image: &Image, dir: &std::path::Path) -> Result<Image, Failure> {
     let layers = image.layers().to_vec();
     let pending: Vec<_> = layers.iter().map(|layer| registry.fetch(layer, dir)).collect();
     let mut local = image.clone();

@@ -96,9 +96,11 @@ impl Bases {
             Ok(image) => {
                 let blob = Blob::Registry(reference.repository().clone());
                 let layers = image.layers().to_vec();
-                Some(layers.iter().fold(image, |image, layer| {
-                    image.with_blob(layer.descriptor.digest, &blob)
-                }))
+                Some(
+                    layers.iter().fold(image, |image, layer| {
+                        image.with_blob(layer.descriptor.digest, &blob)
+                    }),
+                )
             }
             Err(error) => {
                 tracing::warn!("base image {digest} is not used: {error}");
@@ -125,11 +127,8 @@ impl Bases {
         // Its name is gone, so there is nothing to delete any more.
         let _ = new.keep();
         if had_old {
-            let removed = if aside.is_dir() {
-                fs::remove_dir_all(&aside)
-            } else {
-                fs::remove_file(&aside)
-            };
+            let removed =
+                if aside.is_dir() { fs::remove_dir_all(&aside) } else { fs::remove_file(&aside) };
             removed.map_err(at(&aside))?;
         }
         Ok(())
@@ -175,7 +174,8 @@ fn from_archive(path: &Path, wanted: &Descriptor, dir: &Path) -> io::Result<Blob
     let name = format!("{}.tar.gz", wanted.digest.hex());
     for member in archive.entries()? {
         let mut member = member?;
-        if member.path_bytes().strip_prefix(b"./").unwrap_or(&member.path_bytes()) != name.as_bytes()
+        if member.path_bytes().strip_prefix(b"./").unwrap_or(&member.path_bytes())
+            != name.as_bytes()
         {
             continue;
         }

@@ -6,8 +6,8 @@ mod credentials;
 mod layers;
 mod outputs;
 mod registry;
-mod warmer;
 mod run_mounts;
+mod warmer;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

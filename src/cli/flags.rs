@@ -5,8 +5,8 @@ mod context;
 mod layers;
 mod outputs;
 mod registry;
-mod warmer;
 mod run_mounts;
+mod warmer;
 
 use std::path::PathBuf;
 
@@ -19,8 +19,8 @@ pub(super) use context::ContextFlags;
 pub(super) use layers::LayerFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
-pub(super) use warmer::WarmerFlags;
 pub(super) use run_mounts::RunMountFlags;
+pub(super) use warmer::WarmerFlags;
 
 /// Builds a container image from a Dockerfile, without a daemon, and pushes it.
 #[derive(Debug, Parser)]

@@ -56,12 +56,7 @@ pub(super) fn settings(
 }
 
 /// `--cache-dir`, or else kaniko's directory where there is one.
-fn bases(
-    given: &str,
-    ttl: Duration,
-    now: jiff::Timestamp,
-    around: &Surroundings,
-) -> Option<Bases> {
+fn bases(given: &str, ttl: Duration, now: jiff::Timestamp, around: &Surroundings) -> Option<Bases> {
     let dir = if given.is_empty() { BASES.into() } else { around.here.join(given) };
     dir.is_dir().then(|| Bases::new(dir, ttl, now.into()))
 }

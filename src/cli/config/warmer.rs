@@ -108,7 +108,10 @@ fn fetched(url: &str, registry: &Settings, interrupt: &Interrupt) -> Result<Vec<
         .map_err(|error| error.while_doing("fetch the Dockerfile"))?;
     if fetched.size > LONGEST {
         let shown = http::without_credentials(url);
-        return Err(Failure::new(format!("{shown} has {} bytes: it is no Dockerfile", fetched.size)));
+        return Err(Failure::new(format!(
+            "{shown} has {} bytes: it is no Dockerfile",
+            fetched.size
+        )));
     }
     std::fs::read(&file).could_not(|| "read the Dockerfile".to_owned())
 }
@@ -123,7 +126,10 @@ mod tests {
     #[test]
     fn what_is_warmed() {
         for (line, want) in [
-            ("-i debian:12 --image=r.example/x -c /c", "index.docker.io/library/debian:12 r.example/x:latest in /c"),
+            (
+                "-i debian:12 --image=r.example/x -c /c",
+                "index.docker.io/library/debian:12 r.example/x:latest in /c",
+            ),
             ("-i a -c c", "index.docker.io/library/a:latest in /here/c"),
             ("", "you must select at least one image"),
             ("--dockerfile=", "you must select at least one image"),
