@@ -19,10 +19,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("rootfs", &["image", "report"]),
     ("step", &["context", "dockerfile", "image", "plan", "report", "rootfs"]),
     ("cache", &["image", "plan", "registry", "sink"]),
+    ("check", &["context", "dockerfile", "image", "plan", "report"]),
     (
         "build",
         &[
             "cache",
+            "check",
             "context",
             "dockerfile",
             "image",

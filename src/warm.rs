@@ -45,7 +45,7 @@ pub fn bases_of(
     let escape = dockerfile.escape();
     let globals = arguments
         .globals(&dockerfile.global_args, escape)
-        .map_err(|(line, error)| Failure::new(format!("{file}:{line}: {error}")))?;
+        .map_err(|(line, _, error)| Failure::new(format!("{file}:{line}: {error}")))?;
     let mut stages = BTreeSet::new();
     let mut found: Vec<(Reference, Platform)> = Vec::new();
     for stage in &dockerfile.stages {

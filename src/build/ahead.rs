@@ -119,7 +119,9 @@ impl Stages<'_, '_> {
         for stage in &self.plan.stages {
             ahead.decide(stage, cache);
         }
-        ahead.choose(self.plan);
+        // Further targets are built whoever needs them.
+        let goals = &self.builder.order.goals;
+        ahead.choose(self.plan, goals.unused || goals.targets.len() > 1);
         self.ahead = ahead;
     }
 
@@ -377,10 +379,13 @@ impl Ahead {
         }
     }
 
-    /// Which stages are needed: the last; what a needed one is based on; what steps that are not sure to
+    /// Which stages are needed: `all`, or the result; what a needed one is based on; what steps that are not sure to
     /// hit take files from.
-    fn choose(&mut self, plan: &Plan<'_>) {
-        self.wanted.extend(plan.stages.last().map(|stage| stage.number));
+    fn choose(&mut self, plan: &Plan<'_>, all: bool) {
+        self.wanted.insert(plan.result);
+        if all {
+            self.wanted.extend(plan.stages.iter().map(|stage| stage.number));
+        }
         for stage in plan.stages.iter().rev() {
             if !self.wants(stage.number) {
                 continue;

@@ -70,7 +70,7 @@ impl<'a, 'p> Stages<'a, 'p> {
         self.uploads
     }
 
-    /// Builds all stages, in the plan's order; answers the image of the last.
+    /// Builds all stages, in the plan's order; answers the image of the one that was asked for.
     pub(super) fn build_all(&mut self) -> Result<Image, Failure> {
         let all = self.plan.stages.iter();
         let (stages, left): (Vec<_>, Vec<_>) = all.partition(|it| self.ahead.wants(it.number));
@@ -78,17 +78,21 @@ impl<'a, 'p> Stages<'a, 'p> {
             tracing::info!("Stage {} is not needed: what is copied from it is cached", stage.label);
         }
         let count = stages.len();
+        let mut result = None;
         for (place, stage) in stages.iter().enumerate() {
             if count > 1 {
                 tracing::info!("Building stage {} ({} of {count})", stage.label, place + 1);
             }
-            let finished = self.build(stage, place + 1 == count)?;
-            if place + 1 == count {
-                return Ok(finished.image);
+            let wanted = stage.number == self.plan.result;
+            let finished = self.build(stage, wanted)?;
+            if wanted {
+                result = Some(finished.image.clone());
             }
-            self.keep(stage, finished, stages[place + 1])?;
+            if let Some(next) = stages.get(place + 1) {
+                self.keep(stage, finished, next)?;
+            }
         }
-        Err(Failure::new("the Dockerfile has no stage"))
+        result.ok_or_else(|| Failure::new("the Dockerfile has no stage"))
     }
 
     fn build(&mut self, stage: &PlannedStage<'_>, last: bool) -> Result<Finished, Failure> {

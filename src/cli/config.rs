@@ -3,6 +3,7 @@
 mod cache;
 mod context;
 mod credentials;
+mod language;
 mod layers;
 mod outputs;
 mod registry;
@@ -93,7 +94,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             build_args(&flags.build_arg, around),
             around.variable(layers::EPOCH),
         ),
-        target: flags.target.clone().filter(|target| !target.is_empty()),
+        goals: language::goals(&flags.language),
         platform,
         registry,
         outputs,

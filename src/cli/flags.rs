@@ -2,6 +2,7 @@
 
 mod cache;
 mod context;
+mod language;
 mod layers;
 mod outputs;
 mod registry;
@@ -16,6 +17,7 @@ use super::gobool::GoBool;
 use crate::report::{LogFormat, Verbosity};
 pub(super) use cache::CacheFlags;
 pub(super) use context::ContextFlags;
+pub(super) use language::{DryRun, LanguageFlags};
 pub(super) use layers::LayerFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
@@ -38,7 +40,8 @@ pub(super) struct Flags {
     #[command(subcommand)]
     pub(super) command: Option<Command>,
 
-    /// Path of the Dockerfile: below the current directory, or below the context.
+    /// The Dockerfile: a path below the current directory or the context, an http or https URL, or - for
+    /// standard input.
     #[arg(short = 'f', long, value_name = "PATH", default_value = "Dockerfile")]
     pub(super) dockerfile: String,
 
@@ -58,10 +61,6 @@ pub(super) struct Flags {
     /// Sets a build argument: NAME=VALUE, or NAME to take it from the environment.
     #[arg(long, value_name = "NAME[=VALUE]", action = clap::ArgAction::Append)]
     pub(super) build_arg: Vec<String>,
-
-    /// The stage to build, by name or number; the last one if not given.
-    #[arg(long, value_name = "STAGE")]
-    pub(super) target: Option<String>,
 
     /// The platform of base images and of the result: OS/ARCH[/VARIANT].
     #[arg(long, alias = "customPlatform", value_name = "PLATFORM")]
@@ -140,6 +139,9 @@ pub(super) struct Flags {
     pub(super) log_timestamp: GoBool,
 
     #[command(flatten)]
+    pub(super) language: LanguageFlags,
+
+    #[command(flatten)]
     pub(super) registry: RegistryFlags,
 
     #[command(flatten)]
@@ -158,12 +160,7 @@ pub(super) struct Flags {
 impl Flags {
     /// Templates of pipelines leave values empty: that is not to have given the flag.
     pub(super) fn without_empty_values(mut self) -> Self {
-        let texts = [
-            &mut self.target,
-            &mut self.custom_platform,
-            &mut self.run_tracer,
-            &mut self.snapshot_mode,
-        ];
+        let texts = [&mut self.custom_platform, &mut self.run_tracer, &mut self.snapshot_mode];
         for text in texts {
             text.take_if(|text| text.is_empty());
         }
@@ -188,8 +185,7 @@ pub(super) enum Command {
 }
 
 /// Flags of kaniko that this version refuses by name.
-pub(super) const NOT_YET: &[&str] =
-    &["bucket", "dryrun", "materialize", "pre-cleanup", "preserve-context", "skip-unused-stages"];
+pub(super) const NOT_YET: &[&str] = &["bucket", "materialize", "pre-cleanup", "preserve-context"];
 
 #[cfg(test)]
 mod tests {
@@ -232,9 +228,9 @@ mod tests {
 
     #[test]
     fn an_empty_value_is_none() {
-        let line = "--target= --digest-file= --tar-path= --snapshot-mode= --custom-platform=";
+        let line = "--digest-file= --tar-path= --snapshot-mode= --custom-platform=";
         let flags = parse(line).expect("known flags").without_empty_values();
-        assert_eq!((flags.target, flags.tar_path), (None, None));
+        assert_eq!(flags.tar_path, None);
         assert_eq!((flags.snapshot_mode, flags.custom_platform), (None, None));
     }
 

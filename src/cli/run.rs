@@ -1,6 +1,6 @@
 //! From the arguments of the process to its exit status.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use clap::Parser as _;
@@ -10,9 +10,9 @@ use signal_hook::iterator::Signals;
 use tracer::Interrupt;
 
 use super::config::{Surroundings, order};
-use super::flags::{Command, Flags, NOT_YET};
-use crate::build::build;
-use crate::report::{ExitStatus, Explain as _, Failure, LogFormat, LogSettings, install};
+use super::flags::{Command, DryRun, Flags, NOT_YET};
+use crate::build::{Checked, Order, build, check, dry_run};
+use crate::report::{ExitStatus, Explain as _, Failure, LogFormat, LogSettings, coloured, install};
 
 /// Enough for a tree of the deepest paths there can be.
 const OPEN_FILES: u64 = 4096;
@@ -38,7 +38,11 @@ pub fn main() -> i32 {
     match execute(&flags) {
         Ok(()) => 0,
         Err(failure) => {
-            tell(&last_words(&failure, flags.log_format));
+            let words = last_words(&failure, flags.log_format);
+            let colour = flags.log_format == LogFormat::Color
+                && std::io::stderr().is_terminal()
+                && std::env::var_os("NO_COLOR").is_none();
+            tell(&if colour { coloured(&words) } else { words });
             failure.exit_status().code()
         }
     }
@@ -50,16 +54,44 @@ fn execute(flags: &Flags) -> Result<(), Failure> {
     let around = Surroundings::take()?;
     let order = order(flags, &around)?;
     let signalled = listen(&interrupt, order.work_dir.clone())?;
-    let built = build(&order, &interrupt);
+    let built = carry_out(flags, &order, &interrupt);
     match (built, signalled.get()) {
         // It came too late to change anything.
-        (Ok(_), _) => Ok(()),
+        (Ok(()), _) => Ok(()),
         (Err(failure), None) => Err(failure),
         (Err(_), Some(signal)) => {
             Err(Failure::new(format!("the build was ended by signal {signal}"))
                 .status(ExitStatus::of_signal(*signal)))
         }
     }
+}
+
+/// Builds, or looks at what would be built.
+fn carry_out(flags: &Flags, order: &Order, interrupt: &Interrupt) -> Result<(), Failure> {
+    if flags.language.check.0 {
+        return tell_checked(&check(order, interrupt, std::io::stdout().is_terminal())?);
+    }
+    match flags.language.dryrun {
+        DryRun::Off => build(order, interrupt).map(drop),
+        DryRun::Text => print(&dry_run(order, interrupt)?.to_string()),
+        DryRun::Json => print(&format!("{}\n", dry_run(order, interrupt)?.json())),
+    }
+}
+
+fn tell_checked(checked: &Checked) -> Result<(), Failure> {
+    match checked.count {
+        0 => print("the checks found nothing\n"),
+        count => {
+            print(&format!("{}\n\n", checked.text))?;
+            let things = if count == 1 { "thing" } else { "things" };
+            Err(Failure::new(format!("the checks found {count} {things}")))
+        }
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).could_not(|| "write to standard output".to_owned())
 }
 
 /// What a step must not learn: this process holds credentials. What it makes for itself is nobody

@@ -4,17 +4,25 @@
 //! based on; [`Scope`] and [`step`] turn an instruction, at its point of the
 //! build, into a [`Step`] in which nothing is left to expand; [`key`] tells what that depends on.
 
+mod goals;
 pub mod key;
 mod mounts;
+mod origin;
 mod scope;
+mod show;
 mod stages;
 mod step;
 mod transfer;
 
+pub use goals::Goals;
 pub use key::{Framed, Input, Inputs, Key};
 pub use mounts::RunMount;
+pub use origin::Origin;
 pub use scope::{Arguments, Scope};
-pub use stages::{Base, BaseImages, Origin, Plan, PlanError, PlannedStage, plan};
+pub use show::{
+    LayersAre, Outline, OutlinedBase, OutlinedStage, OutlinedStep, Outputs, SkippedStage,
+};
+pub use stages::{Base, BaseImages, Plan, PlanError, PlannedStage, plan};
 pub use step::{
     Action, AddStep, CopySource, CopyStep, RunStep, Step, StepError, StepErrorKind, step,
 };

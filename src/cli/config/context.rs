@@ -27,10 +27,9 @@ pub(super) fn source(
         .map_err(|error| Failure::new(format!("--context: {error}")))
 }
 
-/// How to reach contexts: as registries are reached, and with the login of the environment for the
-/// repository that the context is.
-pub(super) fn access(source: &ContextSource, registry: &Settings, around: &Surroundings) -> Access {
-    let fetch = FetchSettings {
+/// How to fetch by HTTP: as registries are reached.
+pub(super) fn fetch(registry: &Settings) -> FetchSettings {
+    FetchSettings {
         http_proxy: registry.proxies.http.clone(),
         https_proxy: registry.proxies.https.clone(),
         no_proxy: registry.proxies.exceptions.clone(),
@@ -39,7 +38,13 @@ pub(super) fn access(source: &ContextSource, registry: &Settings, around: &Surro
         idle: registry.patience.idle,
         tries: registry.patience.tries,
         pause: registry.patience.first_pause,
-    };
+    }
+}
+
+/// How to reach contexts: as registries are reached, and with the login of the environment for the
+/// repository that the context is.
+pub(super) fn access(source: &ContextSource, registry: &Settings, around: &Surroundings) -> Access {
+    let fetch = fetch(registry);
     let ssh = match around.variable("GIT_SSH_COMMAND") {
         Some(command) => Some(command.into()),
         None => program("ssh", around).map(PathBuf::into_os_string),

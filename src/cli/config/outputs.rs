@@ -17,7 +17,7 @@ use crate::sink::Place;
 pub(super) fn outputs(flags: &Flags, around: &Surroundings) -> Result<Outputs, Failure> {
     let no_push = switch(flags.no_push.is_some_and(|flag| flag.0), "KANIKO_NO_PUSH", around)?;
     let destinations = destinations(&flags.destination)?;
-    if destinations.is_empty() && !no_push {
+    if destinations.is_empty() && !no_push && !flags.language.build_nothing() {
         return Err(Failure::new("you must provide --destination, or use --no-push"));
     }
     let absolute = |path: &std::path::PathBuf| around.here.join(path);

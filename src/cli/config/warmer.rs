@@ -103,7 +103,7 @@ fn fetched(url: &str, registry: &Settings, interrupt: &Interrupt) -> Result<Vec<
     let doing = || "make a directory for the Dockerfile".to_owned();
     let dir = tempfile::tempdir().could_not(doing)?;
     let file = dir.path().join("Dockerfile");
-    let settings = context::access(registry).fetch;
+    let settings = context::fetch(registry);
     let fetched = http::fetch(url, &file, &settings, || interrupt.is_triggered())
         .map_err(|error| error.while_doing("fetch the Dockerfile"))?;
     if fetched.size > LONGEST {
