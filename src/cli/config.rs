@@ -80,7 +80,8 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
     if flags.contexts.context.is_empty() {
         return Err(Failure::new("--context is empty: name a directory"));
     }
-    let registry = registry::registry(&flags.registry, around)?;
+    let mut registry = registry::registry(&flags.registry, around)?;
+    cache::reach(cache.as_ref(), &mut registry);
     let source = context::source(&flags.contexts, around)?;
     let kaniko_dir = kaniko_dir(flags, around);
     Ok(Order {

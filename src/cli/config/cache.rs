@@ -55,6 +55,13 @@ pub(super) fn settings(
     }))
 }
 
+/// `--insecure` is said of pushes, and of the cache as a whole: its layers come by plain HTTP, too.
+pub(super) fn reach(cache: Option<&Settings>, registry: &mut crate::registry::Settings) {
+    if let (true, Some(Place::Registry(place))) = (registry.insecure, cache.map(|it| &it.place)) {
+        registry.insecure_registries.push(place.registry().to_owned());
+    }
+}
+
 /// `--cache-dir`, or else kaniko's directory where there is one.
 fn bases(given: &str, ttl: Duration, now: jiff::Timestamp, around: &Surroundings) -> Option<Bases> {
     let dir = if given.is_empty() { BASES.into() } else { around.here.join(given) };
@@ -109,6 +116,25 @@ mod tests {
                 Place::Layout(layout) => format!("{} {:?}", layout.dir().display(), settings.ttl),
             },
             Err(failure) => failure.to_string(),
+        }
+    }
+
+    #[test]
+    fn an_insecure_cache_is_pulled_from_by_plain_http() {
+        for (line, want) in [
+            ("-d r.example/a --cache --insecure", &["r.example"][..]),
+            ("-d r.example/a --cache", &[]),
+            ("-d r.example/a --insecure", &[]),
+        ] {
+            let flags = std::iter::once("executor").chain(line.split_whitespace());
+            let flags = Flags::try_parse_from(flags).expect("known flags");
+            let outputs = outputs(&flags, &around()).expect("outputs");
+            let cache = settings(&flags.cache, "", &outputs, &around()).expect("a cache");
+            let insecure = flags.registry.insecure.0;
+            let mut registry =
+                crate::registry::Settings { insecure, ..crate::registry::Settings::default() };
+            reach(cache.as_ref(), &mut registry);
+            assert_eq!(registry.insecure_registries, want, "{line}");
         }
     }
 
