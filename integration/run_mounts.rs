@@ -292,7 +292,7 @@ const REFUSED: Refusals<'_> = &[
     ("target=/", &["the target cannot be /"]),
     ("source=none,target=/x", &["RUN --mount at /x: /none: not found in the build context"]),
     ("source=hidden,target=/x", &["/hidden: excluded by .dockerignore"]),
-    ("from=later,target=/x", &["RUN --mount: --from=later names a stage that begins later"]),
+    ("from=later,target=/x", &["--from=later names a stage that begins later"]),
     ("type=cache,target=/c,source=/sub", &["there is no /sub in the cache \"/c\""]),
     ("type=bint,target=/x", &["unsupported mount type `bint`", "did you mean bind?"]),
     ("type=tmpfs,target=/x,mode=1", &["mode is not allowed for a tmpfs mount"]),
@@ -329,6 +329,11 @@ fn what_is_wrong_with_a_mount_is_told() {
     assert_refused(POD, MISPLACED);
     let twice = "type=cache,id=a,target=/x --mount=type=cache,id=a,target=/y";
     assert_refused(POD, &[(twice, &["at one target only"])]);
+    for place in PLACES {
+        let dockerfile = "FROM busybox\nRUN --mount=type=cache,target=/c ln -s /etc /c/sub\n\
+            RUN --mount=type=cache,id=/c,source=sub,target=/s ls /s\n";
+        build(place, dockerfile).run().refused_in_words(&["Dockerfile:3", "no /sub in the cache"]);
+    }
     build(Place::Host, &format!("FROM busybox\nRUN --mount={twice} touch /x/f && ls /y/f\n"))
         .image();
 }

@@ -11,6 +11,7 @@ pub mod plan;
 pub mod registry;
 pub mod report;
 pub mod rootfs;
+pub mod ship;
 pub mod sink;
 pub mod step;
 pub mod warm;

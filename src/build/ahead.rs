@@ -243,6 +243,8 @@ impl Stages<'_, '_> {
         for source in &copy.sources {
             match source {
                 CopySource::Path(_) => {}
+                // Which commit it means is only known once it is fetched.
+                CopySource::Git(_) => return None,
                 CopySource::Inline(name, body) => brought.push(key::inline(name, body)),
                 CopySource::Url(url) => {
                     let (name, digest) = self.fetched(copy, url)?;

@@ -6,9 +6,9 @@ use std::rc::Rc;
 
 use tracer::Marks;
 
+use super::add_step::Download;
 use super::ahead::Ahead;
 use super::builder::Builder;
-use super::copy_step::Download;
 use super::layers::{Gathered, flavor_for};
 use super::needs::touches_root;
 use super::repositories;

@@ -2,11 +2,11 @@
 
 mod cache;
 mod context;
-mod credentials;
+pub(super) mod credentials;
 mod language;
 mod layers;
-mod outputs;
-mod registry;
+pub(super) mod outputs;
+pub(super) mod registry;
 mod run_mounts;
 mod warmer;
 
@@ -51,7 +51,7 @@ impl Surroundings {
         })
     }
 
-    fn variable(&self, name: &str) -> Option<&str> {
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
         self.env.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
@@ -77,13 +77,10 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             .map_err(|error| Failure::new(format!("--custom-platform={text}: {error}")))?,
     };
     refuse_variables(around)?;
-    if flags.contexts.context.is_empty() {
-        return Err(Failure::new("--context is empty: name a directory"));
-    }
     let mut registry = registry::registry(&flags.registry, around)?;
     cache::reach(cache.as_ref(), &mut registry);
     let source = context::source(&flags.contexts, around)?;
-    let kaniko_dir = kaniko_dir(flags, around);
+    let kaniko_dir = kaniko_dir(flags.kaniko_dir.as_deref(), around);
     Ok(Order {
         access: context::access(&source, &registry, around),
         context: source,
@@ -228,8 +225,8 @@ fn watch(flags: &Flags) -> Result<Watch, Failure> {
 }
 
 /// `/kaniko` in a container, as ever; elsewhere nothing outside the temporary directory is written.
-fn kaniko_dir(flags: &Flags, around: &Surroundings) -> PathBuf {
-    let given = flags.kaniko_dir.as_deref().or(around.variable("KANIKO_DIR").map(Path::new));
+pub(super) fn kaniko_dir(given: Option<&Path>, around: &Surroundings) -> PathBuf {
+    let given = given.or(around.variable("KANIKO_DIR").map(Path::new));
     if let Some(dir) = given {
         return around.here.join(dir);
     }

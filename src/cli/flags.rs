@@ -1,9 +1,11 @@
 //! What can be typed. Names, short forms and defaults are kaniko's.
 
 mod cache;
+mod commands;
 mod context;
 mod language;
 mod layers;
+mod log;
 mod outputs;
 mod registry;
 mod run_mounts;
@@ -11,14 +13,15 @@ mod warmer;
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
 use super::gobool::GoBool;
-use crate::report::{LogFormat, Verbosity};
 pub(super) use cache::CacheFlags;
+pub(super) use commands::{Command, LoginFlags, PushFlags};
 pub(super) use context::ContextFlags;
 pub(super) use language::{DryRun, LanguageFlags};
 pub(super) use layers::LayerFlags;
+pub(super) use log::LogFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
 pub(super) use run_mounts::RunMountFlags;
@@ -126,17 +129,8 @@ pub(super) struct Flags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub(super) cleanup: GoBool,
 
-    /// Which log lines to show: panic, fatal, error, warn, info, debug, trace.
-    #[arg(short = 'v', long, value_name = "LEVEL", default_value = "info")]
-    pub(super) verbosity: Verbosity,
-
-    /// The form of log lines: text, color, json.
-    #[arg(long, value_name = "FORMAT", default_value = "color")]
-    pub(super) log_format: LogFormat,
-
-    /// Full times in log lines.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
-    pub(super) log_timestamp: GoBool,
+    #[command(flatten)]
+    pub(super) log: LogFlags,
 
     #[command(flatten)]
     pub(super) language: LanguageFlags,
@@ -178,14 +172,8 @@ fn path(text: &str) -> Result<PathBuf, std::convert::Infallible> {
     Ok(PathBuf::from(text))
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum Command {
-    /// Prints the version.
-    Version,
-}
-
 /// Flags of kaniko that this version refuses by name.
-pub(super) const NOT_YET: &[&str] = &["bucket", "materialize", "pre-cleanup", "preserve-context"];
+pub(super) const NOT_YET: &[&str] = &["materialize", "pre-cleanup", "preserve-context"];
 
 #[cfg(test)]
 mod tests {
@@ -223,7 +211,10 @@ mod tests {
         assert_eq!(flags.tar_path, Some(PathBuf::from("/t")));
         assert_eq!(flags.snapshot_mode.as_deref(), Some("redo"));
         assert_eq!(flags.destination, ["a", "b"]);
-        assert_eq!((flags.dockerfile.as_str(), flags.contexts.context.as_str()), ("F", "/c"));
+        assert_eq!(
+            (flags.dockerfile.as_str(), flags.contexts.context.as_deref()),
+            ("F", Some("/c"))
+        );
     }
 
     #[test]

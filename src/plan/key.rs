@@ -263,7 +263,7 @@ pub fn selection(copy: &CopyStep) -> Input {
     let sources = copy.sources.iter().map(|source| match source {
         CopySource::Path(path) => path.as_str(),
         // They come with their content.
-        CopySource::Url(_) | CopySource::Inline(..) => "",
+        CopySource::Url(_) | CopySource::Git(_) | CopySource::Inline(..) => "",
     });
     let excluded = copy.exclude.iter().map(String::as_str);
     Input::list("the sources", sources.chain([""]).chain(excluded))

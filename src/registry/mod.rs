@@ -21,6 +21,7 @@ mod download;
 mod error;
 mod exchange;
 mod helper;
+mod layout_push;
 mod pending;
 mod pull;
 mod push;
@@ -28,6 +29,7 @@ mod put;
 mod retry;
 mod secret;
 mod settings;
+mod store;
 mod transport;
 mod upload;
 
@@ -41,6 +43,7 @@ use futures_util::StreamExt as _;
 
 use crate::image::{Digest, Image, ImageLayer, Manifest, Platform, Reference, Repository};
 
+pub use builtin::aws::AwsLogin;
 pub use builtin::{Builtin, Helper};
 pub use credentials::{By, Credentials, Login};
 pub use error::RegistryError;
@@ -48,6 +51,7 @@ pub use helper::Helpers;
 pub use pending::{PendingBlob, PendingUpload};
 pub use secret::Secret;
 pub use settings::{Attempts, Patience, Proxies, Settings};
+pub use store::{Stored, store_login};
 
 use exchange::Client;
 use settings::Purpose;
@@ -146,6 +150,20 @@ impl Registry {
         self.wait(task, || format!("check {reference}"))
     }
 
+    /// Who the user is to Amazon, by the chain of its SDK; nothing without any credentials.
+    pub fn aws_login(&self, region: &str) -> Result<Option<AwsLogin>, RegistryError> {
+        let task = async {
+            Ok(match builtin::aws::login(&self.client, region).await {
+                Ok(login) => Some(login),
+                Err(reason) => {
+                    tracing::info!("No login for Amazon: {reason}");
+                    None
+                }
+            })
+        };
+        self.wait(task, || "ask for AWS credentials".to_owned())
+    }
+
     /// Finds out who the user is there, without a request to the registry where that is possible.
     pub fn log_in(&self, repositories: &[Repository]) -> Result<(), RegistryError> {
         let task = async {
@@ -193,6 +211,17 @@ impl Registry {
             }
         }
         let task = push::push(&self.client, image, references, dir);
+        self.wait(task, || "push".to_owned())
+    }
+
+    /// Pushes the one image, index or artifact of an OCI layout under these names, byte for byte, and what
+    /// refers to it: signatures, attestations.
+    pub fn push_layout(
+        &self,
+        layout: &Path,
+        references: &[Reference],
+    ) -> Result<(Digest, Vec<Pushed>), RegistryError> {
+        let task = layout_push::push_layout(&self.client, layout, references);
         self.wait(task, || "push".to_owned())
     }
 
