@@ -251,7 +251,7 @@ fn a_context_s_links_lead_nowhere_outside() {
     for (flag, words) in [
         ("--dockerfile=Dockerfile", &["there is no Dockerfile"][..]),
         ("--dockerfile=Real", &["dir/passwd", "not found"]),
-        ("--context-sub-path=dir", &["--context-sub-path=dir"]),
+        ("--context-sub-path=dir", &["--context-sub-path, dir"]),
     ] {
         build(Place::Host)
             .bring("archive", &path)

@@ -9,6 +9,7 @@
 mod base;
 mod craft;
 mod executor;
+mod git;
 mod https;
 mod image;
 mod pod;
@@ -23,6 +24,7 @@ mod command_line;
 mod contexts;
 mod deploy;
 mod errors;
+mod git_contexts;
 mod harness;
 mod hostile;
 mod isolation;

@@ -155,7 +155,7 @@ pub fn build(order: &Order, interrupt: &Interrupt) -> Result<Built, Failure> {
 fn context(order: &Order, work: &WorkDir, interrupt: &Interrupt) -> Result<Context, Failure> {
     let into = work.path().join("context");
     let obtained = obtain(&order.context, &into, &order.access, interrupt)?;
-    let obtained = obtained.below(&order.context_sub_path)?;
+    let obtained = obtained.below(&order.context_sub_path, "--context-sub-path")?;
     Context::open(&obtained, &order.dockerfile, &order.here)
         .map_err(|error| Failure::new(error.to_string()).hint("see --context and --dockerfile"))
 }

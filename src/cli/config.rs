@@ -74,11 +74,12 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         return Err(Failure::new("--context is empty: name a directory"));
     }
     let registry = registry::registry(&flags.registry, around)?;
+    let source = context::source(&flags.contexts, around)?;
     let kaniko_dir = kaniko_dir(flags, around);
     Ok(Order {
-        context: context::source(&flags.contexts, &around.here)?,
+        access: context::access(&source, &registry, around),
+        context: source,
         context_sub_path: flags.contexts.context_sub_path.clone(),
-        access: context::access(&registry),
         dockerfile: flags.dockerfile.clone(),
         here: around.here.clone(),
         contexts: contexts(&flags.build_context, &around.here)?,

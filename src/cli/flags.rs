@@ -189,7 +189,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "cache-run-layers",
     "cache-ttl",
     "dryrun",
-    "git",
     "materialize",
     "no-push-cache",
     "pre-cleanup",

@@ -10,19 +10,14 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use snapshot::ImagePath;
 use tracer::Interrupt;
 
+use super::progress::{Progress, megabytes};
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::{Exclusions, ExtractError, Extraction, Tree, sniffed};
-
-/// How often a long transfer says how far it is.
-const EVERY: Duration = Duration::from_secs(5);
-
-/// Bytes in a megabyte as people count them.
-const MEGA: f64 = 1e6;
 
 /// Unpacks the archive `source`, which people know as `name`, into the empty directory `into`.
 pub(super) fn unpack(
@@ -87,34 +82,19 @@ fn explained(error: ExtractError, name: &str) -> Failure {
     }
 }
 
-fn megabytes(bytes: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "it is shown with one decimal")]
-    let shown = bytes as f64 / MEGA;
-    format!("{shown:.1} MB")
-}
-
 /// A reader that says how far it is, and ends when the build is interrupted.
 struct Watched<R> {
     source: R,
     read: Arc<AtomicU64>,
-    total: Option<u64>,
-    told: Instant,
+    progress: Progress,
     interrupt: Interrupt,
 }
 
 impl<R> Watched<R> {
     fn new(source: R, total: Option<u64>, interrupt: Interrupt) -> (Self, Arc<AtomicU64>) {
         let read = Arc::new(AtomicU64::new(0));
-        (Self { source, read: read.clone(), total, told: Instant::now(), interrupt }, read)
-    }
-
-    fn tell(&mut self, read: u64) {
-        if self.told.elapsed() < EVERY {
-            return;
-        }
-        self.told = Instant::now();
-        let of = self.total.map(|total| format!(" of {}", megabytes(total))).unwrap_or_default();
-        tracing::info!("Build context: {}{of} so far", megabytes(read));
+        let progress = Progress::new("Build context", total);
+        (Self { source, read: read.clone(), progress, interrupt }, read)
     }
 }
 
@@ -124,8 +104,8 @@ impl<R: Read> Read for Watched<R> {
             return Err(io::Error::other("interrupted"));
         }
         let got = self.source.read(buffer)?;
-        let before = self.read.fetch_add(got as u64, Ordering::Relaxed);
-        self.tell(before + got as u64);
+        self.read.fetch_add(got as u64, Ordering::Relaxed);
+        self.progress.add(got);
         Ok(got)
     }
 }

@@ -22,6 +22,7 @@ use tracer::Interrupt;
 
 use client::client;
 pub use client::without_credentials;
+pub(in crate::context) use client::{Redirects, causes, client_with};
 use transfer::Transfer;
 
 use crate::report::Failure;
@@ -209,7 +210,7 @@ impl Read for Arriving {
 }
 
 /// An interrupt is a flag that a signal sets: nothing wakes whoever waits for it.
-async fn becomes_true(flag: impl Fn() -> bool) {
+pub(in crate::context) async fn becomes_true(flag: impl Fn() -> bool) {
     let mut tick = tokio::time::interval(Duration::from_millis(200));
     while !flag() {
         tick.tick().await;
@@ -258,7 +259,7 @@ fn name_of(url: &Url) -> String {
     }
 }
 
-fn unescaped(text: &[u8]) -> Vec<u8> {
+pub(in crate::context) fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((&first, tail)) = rest.split_first() {

@@ -1,10 +1,12 @@
 //! The build context: the files that a Dockerfile may copy from, and how they come to this machine.
 
 mod archive;
+pub mod git;
 pub mod glob;
 pub mod http;
 pub mod ignore;
 mod obtain;
+mod progress;
 mod source;
 
 use std::ffi::OsString;
@@ -17,16 +19,22 @@ use thiserror::Error;
 pub use glob::glob_match;
 pub use ignore::Ignore;
 pub use obtain::{Access, Obtained, obtain};
-pub use source::{ContextSource, WebUrl};
+pub use source::{ContextSource, GitContexts, WebUrl};
 
 /// Why the context or the Dockerfile cannot be used.
 #[derive(Debug, Error)]
 pub enum ContextError {
     /// A kind of context that this version does not read.
     #[error(
-        "contexts of the form {0}:// are not supported: give a directory, dir://, tar:// or https://"
+        "contexts of the form {0}:// are not supported: give a directory, dir://, tar://, https:// or git://"
     )]
     Unsupported(String),
+    /// The URL of a repository that makes no sense. It is not shown: it may hold a token.
+    #[error("the URL of the Git repository: {why}")]
+    BadRepository {
+        /// What is wrong with it.
+        why: String,
+    },
     /// A Dockerfile from standard input or the network.
     #[error("--dockerfile={0}: this version reads Dockerfiles from files only")]
     Elsewhere(String),

@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracer::Interrupt;
 
 use super::archive::unpack;
+use super::git::{self, GitAccess};
 use super::http::{Arriving, FetchSettings};
 use super::{ContextSource, inside};
 use crate::report::{Explain as _, Failure};
@@ -18,6 +19,8 @@ use crate::report::{Explain as _, Failure};
 pub struct Access {
     /// For everything that is fetched by HTTP.
     pub fetch: FetchSettings,
+    /// For Git repositories.
+    pub git: GitAccess,
 }
 
 /// A directory with the files of a context.
@@ -65,26 +68,30 @@ pub fn obtain(
             let total = arriving.total();
             unpack(arriving, total, &name, into, interrupt)?;
         }
+        ContextSource::Git(git) => {
+            git::clone(git, into, &access.git, &access.fetch, interrupt)?;
+            let whole = Obtained { dir: into.to_owned(), is_local: false };
+            return whole.below(git.sub_dir(), &format!("the directory of {git}"));
+        }
     }
     Ok(Obtained { dir: into.to_owned(), is_local: false })
 }
 
 impl Obtained {
-    /// A directory of it.
+    /// A directory of it; `what` says whose wish that is.
     ///
     /// # Errors
     /// There is no such directory.
-    pub fn below(self, sub_path: &str) -> Result<Self, Failure> {
+    pub fn below(self, sub_path: &str, what: &str) -> Result<Self, Failure> {
         if sub_path.is_empty() {
             return Ok(self);
         }
         let dir = inside(&self.dir, Path::new(sub_path)).and_then(|dir| {
             if dir.is_dir() { Ok(dir) } else { Err(io::ErrorKind::NotADirectory.into()) }
         });
-        let dir =
-            dir.could_not(|| format!("use --context-sub-path={sub_path}")).map_err(|failure| {
-                failure.hint("it names a directory, from the root of the context")
-            })?;
+        let dir = dir.could_not(|| format!("use {what}, {sub_path}")).map_err(|failure| {
+            failure.hint("it names a directory, from the root of the context")
+        })?;
         Ok(Self { dir, ..self })
     }
 }

@@ -4,7 +4,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::ContextError;
+use super::git::{GitOptions, GitSource};
 use super::http::without_credentials;
+use crate::dockerfile::GitRef;
 
 /// Where the context comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub enum ContextSource {
     Stdin,
     /// A tar archive on the web.
     Web(WebUrl),
+    /// A Git repository.
+    Git(Box<GitSource>),
 }
 
 impl ContextSource {
@@ -24,7 +28,11 @@ impl ContextSource {
     ///
     /// # Errors
     /// A scheme that is not supported.
-    pub fn parse(text: &str, here: &Path) -> Result<Self, ContextError> {
+    pub fn parse(text: &str, here: &Path, git: &GitContexts) -> Result<Self, ContextError> {
+        if let Some(source) = git.source(text) {
+            let bad = |why| ContextError::BadRepository { why };
+            return Ok(Self::Git(Box::new(source.map_err(bad)?)));
+        }
         match text.split_once("://") {
             None => Ok(Self::Dir(here.join(text))),
             Some(("dir", path)) => Ok(Self::Dir(here.join(path))),
@@ -36,6 +44,28 @@ impl ContextSource {
     }
 }
 
+/// How Git repositories are meant that a command line names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GitContexts {
+    /// What `git://` stands for, `https` if not given.
+    pub pull_method: Option<String>,
+    /// `--git`.
+    pub options: GitOptions,
+}
+
+impl GitContexts {
+    /// The repository that `text` names; nothing where it names none.
+    fn source(&self, text: &str) -> Option<Result<GitSource, String>> {
+        let source = if text.starts_with("git://") {
+            let scheme = self.pull_method.as_deref().unwrap_or("https");
+            GitSource::of_kaniko(text, scheme)
+        } else {
+            GitRef::parse(text)?.and_then(GitSource::of_docker)
+        };
+        Some(source.map(|source| source.with(&self.options)))
+    }
+}
+
 /// Names the source without what is secret.
 impl fmt::Display for ContextSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,6 +74,7 @@ impl fmt::Display for ContextSource {
             Self::Tar(path) => write!(f, "tar://{}", path.display()),
             Self::Stdin => f.write_str("tar://stdin"),
             Self::Web(url) => write!(f, "{url}"),
+            Self::Git(git) => write!(f, "{git}"),
         }
     }
 }
@@ -90,15 +121,20 @@ mod tests {
             ("tar://stdin", ContextSource::Stdin),
             ("https://h/a.tar.gz", web("https://h/a.tar.gz")),
         ] {
-            assert_eq!(ContextSource::parse(text, here).expect(text), want, "{text}");
+            assert_eq!(
+                ContextSource::parse(text, here, &GitContexts::default()).expect(text),
+                want,
+                "{text}"
+            );
         }
-        assert!(ContextSource::parse("ftp://host/x", here).is_err());
+        assert!(ContextSource::parse("ftp://host/x", here, &GitContexts::default()).is_err());
     }
 
     #[test]
     fn what_is_secret_is_not_shown() {
         let text = "https://me:secret@host/a.tar?token=secret";
-        let source = ContextSource::parse(text, Path::new("/")).expect("a URL");
+        let source = ContextSource::parse(text, Path::new("/"), &GitContexts::default());
+        let source = source.expect("a URL");
         assert_eq!(source.to_string(), "https://host/a.tar");
         assert!(!format!("{source:?}").contains("secret"));
     }

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+pub use git_ref::{GitRef, is_commit};
 pub use heredoc::Heredoc;
 pub use instruction::{
     Add, Arg, ArgItem, CommandLine, Copy, Device, Expose, HealthTiming, Healthcheck, Instruction,
@@ -25,6 +26,7 @@ pub use words::{ExpandError, Expanded, Variables, Word, expand_body};
 mod check;
 mod duration;
 mod flags;
+mod git_ref;
 mod healthcheck;
 mod heredoc;
 pub mod history;

@@ -7,16 +7,39 @@ use super::FetchSettings;
 /// How many redirects are followed.
 const MOST_REDIRECTS: usize = 10;
 
-/// A client by these settings; redirects are followed, credentials stay with their host.
+/// What a client does with redirects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::context) enum Redirects {
+    /// Up to ten; credentials stay with their host.
+    Followed,
+    /// Nothing: they are an answer like any other.
+    Refused,
+}
+
+/// A client by these settings; redirects are followed.
 pub(in crate::context) fn client(settings: &FetchSettings) -> Result<Client, String> {
+    client_with(settings, Redirects::Followed, false)
+}
+
+/// A client by these settings; an insecure one believes any certificate.
+pub(in crate::context) fn client_with(
+    settings: &FetchSettings,
+    redirects: Redirects,
+    insecure: bool,
+) -> Result<Client, String> {
+    let policy = match redirects {
+        Redirects::Followed => redirect::Policy::custom(follow),
+        Redirects::Refused => redirect::Policy::none(),
+    };
     let found = rustls_native_certs::load_native_certs();
     let roots = found.certs.iter().filter_map(|it| Certificate::from_der(it).ok());
     let mut builder = Client::builder()
         .user_agent(&settings.user_agent)
-        .redirect(redirect::Policy::custom(follow))
+        .redirect(policy)
         .connect_timeout(settings.connect)
         .read_timeout(settings.idle)
         .tls_certs_only(roots)
+        .tls_danger_accept_invalid_certs(insecure)
         .no_proxy();
     let except = settings.no_proxy.as_deref().and_then(NoProxy::from_string);
     // The proxy's address may hold a password, so it stays out of the message.
