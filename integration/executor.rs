@@ -46,6 +46,7 @@ pub(crate) struct Build {
     environment: Vec<(String, String)>,
     brought: Vec<Brought>,
     stdin: Stdio,
+    canary: Option<String>,
 }
 
 /// A host path that the build may use.
@@ -78,6 +79,7 @@ impl Build {
             environment: Vec::new(),
             brought: Vec::new(),
             stdin: Stdio::null(),
+            canary: None,
         }
     }
 
@@ -135,6 +137,12 @@ impl Build {
         self.bring(name, layout).flag(format!("--build-context={name}=oci-layout://{{{name}}}"))
     }
 
+    /// A text that no file which the build leaves may hold.
+    pub(crate) fn canary(mut self, text: &str) -> Self {
+        self.canary = Some(text.to_owned());
+        self
+    }
+
     pub(crate) fn place(mut self, place: Place) -> Self {
         self.place = place;
         self
@@ -168,7 +176,8 @@ impl Build {
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let lines = read_lines(&mut child);
         let deadline = Instant::now() + LIMIT;
-        Running { child, pod, lines, deadline, log: String::new(), home: Some(self.home) }
+        let (home, canary) = (Some(self.home), self.canary);
+        Running { child, pod, lines, deadline, log: String::new(), home, canary }
     }
 
     fn context(&self) -> PathBuf {
@@ -239,6 +248,7 @@ pub(crate) struct Running {
     deadline: Instant,
     log: String,
     home: Option<TempDir>,
+    canary: Option<String>,
 }
 
 impl Running {
@@ -270,6 +280,10 @@ impl Running {
         let home = self.home.take().expect("a build ends once");
         let mut left = mounts_below(home.path());
         left.extend(self.pod.iter().flat_map(Pod::leftovers));
+        if let Some(canary) = &self.canary {
+            left.extend(files_with(canary, home.path()));
+            left.extend(self.pod.iter().flat_map(|pod| files_with(canary, &pod.written())));
+        }
         let root = self.pod.as_ref().map(Pod::root).unwrap_or_default();
         Ended { status, log, left, root, home }
     }
@@ -443,6 +457,16 @@ pub(crate) fn files_below(directory: &Path) -> Vec<String> {
         }
     }
     files
+}
+
+/// The files below a directory whose content holds this text.
+fn files_with(text: &str, directory: &Path) -> Vec<String> {
+    let found = tools::command("grep")
+        .args(["--recursive", "--files-with-matches", "--devices=skip", text])
+        .arg(directory)
+        .output()
+        .expect("grep runs");
+    String::from_utf8_lossy(&found.stdout).lines().map(|path| format!("in {path}")).collect()
 }
 
 fn mounts_below(directory: &Path) -> Vec<String> {

@@ -178,6 +178,11 @@ impl Pod {
         left
     }
 
+    /// What was written in the container, mounts aside.
+    pub(crate) fn written(&self) -> PathBuf {
+        self.part("upper")
+    }
+
     /// The names in the container's root, as the build left it.
     pub(crate) fn root(&self) -> Vec<String> {
         let entries = fs::read_dir(self.part("root")).expect("the overlay is mounted");

@@ -4,10 +4,12 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
-use std::path::Path;
 
+use nix::sys::signal::Signal;
+
+use crate::base;
 use crate::build_basic::{Facts, assert_facts, on_busybox};
-use crate::executor::{Build, PLACES, Place};
+use crate::executor::{Build, Ended, PLACES, Place, files_below};
 use crate::image::Image;
 use crate::pod::Privileges;
 use crate::tools;
@@ -78,7 +80,7 @@ fn files_are_seen_and_leave_no_trace() {
     }
     dockerfile += "RUN test $(stat -c %u:%g /home/builder) = 1000:1000 && ls -A /home /work/dir\n";
     for place in PLACES {
-        for flag in ["--verify-snapshot=fail", "--run-tracer=off"] {
+        for flag in ["--verify-snapshot=fail", "--run-tracer=off", "--run-tracer=inotify"] {
             let image = project(on_busybox(place, &dockerfile))
                 .bring("named", named.path())
                 .flags(["--build-context=named={named}", flag])
@@ -191,18 +193,17 @@ fn a_tmpfs_is_empty_and_forgotten() {
 /// A canary that nothing may show.
 const SECRET: &str = "c4n4ry-5f2d";
 
-/// Fails where a canary is in the image or the log of a build.
-fn assert_kept(case: &str, log: &str, layout: &Path) {
-    assert!(!log.contains(SECRET), "{case}: {log}");
-    let found = tools::command("grep")
-        .args(["--recursive", "--files-with-matches", SECRET])
-        .arg(layout)
-        .output()
-        .unwrap();
-    assert!(found.stdout.is_empty(), "{case}: {}", String::from_utf8_lossy(&found.stdout));
-    let tree = Image::open(layout).tree();
-    for (path, entry) in tree {
-        assert!(!entry.content.is_some_and(|text| text.contains(SECRET)), "{case}: {path}");
+/// Fails where the canary is in the image, the log or anything that a build left.
+fn assert_kept(case: &str, ended: &Ended) {
+    assert!(!ended.log.contains(SECRET), "{case}: {}", ended.log);
+    let left: Vec<String> =
+        ended.leftovers().into_iter().filter(|path| path.starts_with("in ")).collect();
+    assert_eq!(left, Vec::<String>::new(), "{case}");
+    let image = ended.image();
+    assert!(!image.config.to_string().contains(SECRET), "{case}: {}", image.config);
+    for (path, entry) in image.layers.iter().flat_map(|layer| &layer.entries) {
+        let holds = entry.content.as_ref().is_some_and(|text| text.contains(SECRET));
+        assert!(!holds, "{case}: {path}");
     }
 }
 
@@ -236,11 +237,12 @@ fn secrets_reach_their_step_and_nothing_else() {
                 .bring("home", home.path())
                 .variable("CANARY", SECRET)
                 .flags(["--secret=id=a,src={home}/a", "--secret=id=v,env=CANARY", "-v=trace"])
+                .canary(SECRET)
                 .flag(format!("--run-tracer={tracer}"))
                 .run()
                 .succeeded();
             let image = ended.image();
-            assert_kept(&format!("{place:?} {tracer}"), &ended.log, &ended.out("image"));
+            assert_kept(&format!("{place:?} {tracer}"), &ended);
             let want =
                 ["/etc", "/etc/token", "/link", "/root", "/root/.aws", "/root/.aws/credentials"];
             let names = changed(&image);
@@ -270,43 +272,88 @@ fn a_step_in_place_cannot_take_a_secret_along() {
         let ended = build(POD, &dockerfile)
             .bring("home", home.path())
             .flag("--secret=id=a,src={home}/a")
+            .canary(SECRET)
             .run()
             .succeeded();
-        assert_kept(script, &ended.log, &ended.out("image"));
+        assert_kept(script, &ended);
         let tree = ended.image().tree();
         let other = script.contains("other");
         assert_eq!(tree.contains_key("/home/other"), other, "{script}");
     }
 }
 
-#[test]
-fn what_is_wrong_with_a_mount_is_told() {
-    for (options, words) in [
-        ("type=secret,id=a,required", &["the secret \"a\"", "--secret=id=a,src=FILE"][..]),
-        ("type=ssh,required", &["the SSH agent \"default\"", "--ssh=default"]),
-        ("target=/", &["the target cannot be /"]),
-        ("source=none,target=/x", &["RUN --mount at /x: /none: not found in the build context"]),
-        ("source=hidden,target=/x", &["/hidden: excluded by .dockerignore"]),
-        ("from=later,target=/x", &["RUN --mount: --from=later names a stage that begins later"]),
-        ("source=Dockerfile,target=/home", &["RUN --mount at /home", "directory"]),
-        ("target=/etc/passwd", &["RUN --mount at /etc/passwd"]),
-        ("type=cache,target=/c,source=/sub", &["there is no /sub in the cache \"/c\""]),
-        ("type=bint,target=/x", &["unsupported mount type `bint`", "did you mean bind?"]),
-        ("type=tmpfs,target=/x,mode=1", &["mode is not allowed for a tmpfs mount"]),
-        ("type=ssh,source=x", &["a ssh mount has no `source`"]),
-        ("from=scratch,source=x,target=/x", &["there is no /x in scratch"]),
-        ("type=tmpfs,target=/proc/x", &["/proc"]),
-    ] {
+/// Options that are refused, and the words that say why.
+type Refusals<'a> = &'a [(&'a str, &'a [&'a str])];
+
+/// Refused before anything is mounted or moved.
+const REFUSED: Refusals<'_> = &[
+    ("type=secret,id=a,required", &["the secret \"a\"", "--secret=id=a,src=FILE"]),
+    ("type=ssh,required", &["the SSH agent \"default\"", "--ssh=default"]),
+    ("target=/", &["the target cannot be /"]),
+    ("source=none,target=/x", &["RUN --mount at /x: /none: not found in the build context"]),
+    ("source=hidden,target=/x", &["/hidden: excluded by .dockerignore"]),
+    ("from=later,target=/x", &["RUN --mount: --from=later names a stage that begins later"]),
+    ("type=cache,target=/c,source=/sub", &["there is no /sub in the cache \"/c\""]),
+    ("type=bint,target=/x", &["unsupported mount type `bint`", "did you mean bind?"]),
+    ("type=tmpfs,target=/x,mode=1", &["mode is not allowed for a tmpfs mount"]),
+    ("type=ssh,source=x", &["a ssh mount has no `source`"]),
+    ("from=scratch,source=x,target=/x", &["there is no /x in scratch"]),
+    ("source=.,target=/x --mount=type=cache,target=/x/new", &["/x/new", "read-only", "rw"]),
+];
+
+/// Refused where it is put.
+const MISPLACED: Refusals<'_> = &[
+    ("source=Dockerfile,target=/home", &["RUN --mount at /home", "directory"]),
+    ("target=/etc/passwd", &["RUN --mount at /etc/passwd", "directory"]),
+    ("type=tmpfs,target=/proc/x", &["RUN --mount at /proc/x", "/proc"]),
+];
+
+fn assert_refused(place: Place, refusals: Refusals<'_>) {
+    for (options, words) in refusals {
         let dockerfile =
             format!("FROM busybox\nRUN --mount={options} true\nFROM busybox AS later\n");
-        for place in PLACES {
-            let ended = build(place, &dockerfile)
-                .file("hidden", "")
-                .file(".dockerignore", "hidden")
-                .flag("--target=0")
-                .run();
-            ended.refused_in_words(words);
-            ended.refused_in_words(&["Dockerfile:2"]);
+        let ended = build(place, &dockerfile)
+            .file("hidden", "")
+            .file(".dockerignore", "hidden")
+            .flag("--target=0")
+            .run();
+        ended.refused_in_words(words);
+        ended.refused_in_words(&["Dockerfile:2"]);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_mount_is_told() {
+    assert_refused(Place::Host, REFUSED);
+    assert_refused(Place::Host, MISPLACED);
+    assert_refused(POD, MISPLACED);
+    let twice = "type=cache,id=a,target=/x --mount=type=cache,id=a,target=/y";
+    assert_refused(POD, &[(twice, &["at one target only"])]);
+    build(Place::Host, &format!("FROM busybox\nRUN --mount={twice} touch /x/f && ls /y/f\n"))
+        .image();
+}
+
+#[test]
+fn a_trigger_mounts_from_a_stage_of_the_one_that_builds_on_it() {
+    let home = tempfile::tempdir().unwrap();
+    let trigger = "FROM busybox\nONBUILD RUN --mount=from=assets,target=/a cp /a/file /got\n\
+        ONBUILD COPY --from=assets /file /copied\n";
+    let ended = build(Place::Host, trigger).run().succeeded();
+    let layout = home.path().join("layout");
+    tools::run("cp", ["-a".as_ref(), ended.out("image").as_os_str(), layout.as_os_str()]);
+    let index = fs::read_to_string(layout.join("index.json")).unwrap();
+    let tag = index.split("ref.name\":\"").nth(1).and_then(|rest| rest.split('"').next());
+    let tag = tag.map(|tag| format!(":{tag}")).unwrap_or_default();
+    for place in PLACES {
+        let image = Build::of("FROM scratch AS assets\nCOPY file /file\nFROM trigger\n")
+            .file("file", "1")
+            .bring("trigger", &layout)
+            .flag(format!("--build-context=trigger=oci-layout://{{trigger}}{tag}"))
+            .place(place)
+            .image();
+        let tree = image.tree();
+        for path in ["/got", "/copied"] {
+            assert_eq!(tree[path].content.as_deref(), Some("\"1\""), "{place:?} {path}");
         }
     }
 }
@@ -373,10 +420,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        let _ = nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(self.pid),
-            nix::sys::signal::Signal::SIGTERM,
-        );
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), Signal::SIGTERM);
     }
 }
 
@@ -397,6 +441,7 @@ fn an_agent_lists_and_signs_and_does_nothing_else() {
         RUN --mount=type=ssh test $(ask 0000000113) = 0000000105\n\
         RUN --mount=type=ssh,id=other,target=/s,uid=1000,mode=0666,required \
             test $(stat -c %u:%a /s) = 1000:666 && test $SSH_AUTH_SOCK = /s && ask {list}\n\
+        RUN --mount=type=ssh,id=key ask {list} | grep -q {key} && ask {sign} | grep -q '^........0e'\n\
         RUN --mount=type=ssh,id=none ! test -e /run\n\
         RUN ! test -e /run && ! test -e /s && test -z \"$SSH_AUTH_SOCK\"\n",
         key = agent.key,
@@ -408,10 +453,103 @@ fn an_agent_lists_and_signs_and_does_nothing_else() {
                 fs::copy(&program, context.join("ask")).unwrap();
             })
             .variable("SSH_AUTH_SOCK", "{agent}/socket")
-            .flags(["--ssh=default", "--ssh=other={agent}/socket"])
+            .flags(["--ssh=default", "--ssh=other={agent}/socket", "--ssh=key={agent}/key"])
             .image();
         assert_eq!(changed(&image), ["/bin", "/bin/ask"], "{place:?}");
         let listed = agent.command("ssh-add").arg("-l").output().unwrap();
         assert!(String::from_utf8_lossy(&listed.stdout).contains("ED25519"), "{place:?}");
+    }
+}
+
+#[test]
+fn a_signal_takes_the_mounts_back() {
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("a"), SECRET).unwrap();
+    let dockerfile = "FROM busybox\n\
+        RUN --mount=type=secret,id=a,target=/etc/group --mount=type=secret,id=a,env=A \
+            --mount=type=cache,target=/home --mount=type=secret,id=a,target=/home/deep/a \
+            echo kept > /home/kept; touch /home/deep/b; echo begun-$((40+2)); sleep 1000\n";
+    for place in PLACES {
+        let caches = tempfile::tempdir().unwrap();
+        let mut running = on_busybox(place, dockerfile)
+            .bring("home", home.path())
+            .share("caches", caches.path())
+            .flags(["--secret=id=a,src={home}/a", "--cache-dir={caches}"])
+            .canary(SECRET)
+            .start();
+        running.until("begun-42");
+        running.signal(Signal::SIGTERM);
+        let ended = running.end();
+        ended.refused(143, &["signal 15"]);
+        assert!(!ended.log.contains(SECRET), "{}", ended.log);
+        if place == Place::Host {
+            let kept = files_below(caches.path());
+            assert!(kept.iter().any(|path| path.ends_with("/0/kept")), "{kept:?}");
+        }
+        let kept = fs::read_dir(caches.path().join("mounts")).unwrap().next().unwrap().unwrap();
+        assert!(kept.path().join("0").is_dir(), "{place:?}");
+    }
+}
+
+#[test]
+fn a_locked_cache_is_used_by_one_build_after_the_other() {
+    let shared = tempfile::tempdir().unwrap();
+    let dockerfile = |script: &str| {
+        format!("FROM busybox\nRUN --mount=type=cache,target=/c,sharing=locked {script}\n")
+    };
+    for place in PLACES {
+        // A build in place has a copy of its own, and sees other directories that are mounted.
+        let go = match place {
+            Place::Host => "/c/go",
+            Place::Pod(_) => "/brought/shared/go",
+        };
+        let first = format!(
+            "echo 1 > /c/first; echo begun-$((40+2)); while ! test -e {go}; do usleep 1000; done"
+        );
+        let with = |script: &str| {
+            on_busybox(place, &dockerfile(script))
+                .share("shared", shared.path())
+                .flag("--cache-dir={shared}/caches")
+        };
+        let mut holds = with(&first).start();
+        holds.until("begun-42");
+        let mut waits = with("rm /c/first").start();
+        waits.until("Waiting for the cache \"/c\"");
+        let cache = fs::read_dir(shared.path().join("caches/mounts")).unwrap();
+        let cache = cache.map(|entry| entry.unwrap().path().join("0")).next().unwrap();
+        let go = match place {
+            Place::Host => cache.join("go"),
+            Place::Pod(_) => shared.path().join("go"),
+        };
+        fs::write(&go, "").unwrap();
+        holds.end().succeeded();
+        waits.end().succeeded();
+        fs::remove_file(&go).unwrap();
+        fs::remove_dir_all(shared.path().join("caches")).unwrap();
+    }
+}
+
+#[test]
+fn apt_downloads_once() {
+    let caches = "--mount=type=cache,target=/var/cache/apt,sharing=locked \
+        --mount=type=cache,target=/var/lib/apt,sharing=locked";
+    let install = "apt-get install -y --no-install-recommends";
+    let dockerfile = format!(
+        "FROM debian\nENV DEBIAN_FRONTEND=noninteractive\n\
+        RUN {caches} apt-get update && {install} bc && ls /var/cache/apt/archives/*.deb\n\
+        RUN dpkg --purge bc && ! ls /var/cache/apt/archives/*.deb\n\
+        RUN {caches} {install} --no-download bc && echo 6*7 | bc > /said\n"
+    );
+    for place in PLACES {
+        let image = Build::of(&dockerfile)
+            .base("debian", base::debian())
+            .place(place)
+            .flag("--verify-snapshot=fail")
+            .image();
+        assert_facts(&format!("{place:?}"), &image.tree(), &[("/said", "- 0644 0:0 3 \"42\\n\"")]);
+        let names = changed(&image);
+        let apt: Vec<&String> = names.iter().filter(|path| path.contains("/apt/")).collect();
+        assert!(apt.iter().all(|path| path.starts_with("/var/log/")), "{place:?}: {apt:?}");
+        assert!(names.iter().any(|path| path == "/usr/bin/bc"), "{place:?}");
     }
 }

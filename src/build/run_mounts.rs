@@ -11,8 +11,8 @@ use crate::plan::{BaseImages as _, Origin, RunMount};
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::Isolation;
 use crate::step::{
-    CacheDir, CacheError, CacheKey, CacheStore, Content, Copier, CopyRules, Mounted, Mounts,
-    SourceTree,
+    AgentSource, CacheDir, CacheError, CacheKey, CacheStore, Content, Copier, CopyRules, Mounted,
+    Mounts, SourceTree,
 };
 
 /// What mounts are made of.
@@ -20,8 +20,8 @@ use crate::step::{
 pub struct MountSources {
     /// `--secret`, by id.
     pub secrets: BTreeMap<String, Hidden>,
-    /// `--ssh`: the sockets of agents, by id.
-    pub agents: BTreeMap<String, PathBuf>,
+    /// `--ssh`, by id.
+    pub agents: BTreeMap<String, AgentSource>,
     /// The directory that caches are kept in.
     pub caches: PathBuf,
 }
@@ -99,7 +99,7 @@ impl<'a> Stages<'a, '_> {
         Ok(secret.cloned())
     }
 
-    fn agent(&self, id: &str, required: bool) -> Result<Option<PathBuf>, Failure> {
+    fn agent(&self, id: &str, required: bool) -> Result<Option<AgentSource>, Failure> {
         let agent = self.builder.order.mounts.agents.get(id);
         if agent.is_none() && required {
             return Err(Failure::new(format!(

@@ -16,7 +16,8 @@ mod workdir;
 pub use chmod::{BadMode, Chmod};
 pub use copy::{Copier, CopyError, CopyRules};
 pub use mounts::{
-    CacheDir, CacheError, CacheKey, CacheStore, Content, MountError, Mounted, Mounts,
+    AgentSource, BadKey, CacheDir, CacheError, CacheKey, CacheStore, Content, KeyRing, MountError,
+    Mounted, Mounts,
 };
 pub use run::{Ran, RunError, Runner, run};
 pub use sources::{Found, SourceTree};

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tracer::Hidden;
 
@@ -13,7 +14,8 @@ use super::Surroundings;
 use crate::build::MountSources;
 use crate::cli::flags::RunMountFlags;
 use crate::dockerfile::comma_separated;
-use crate::report::{Explain as _, Failure};
+use crate::report::Failure;
+use crate::step::{AgentSource, KeyRing};
 
 /// The longest secret, as in Docker.
 const LONGEST: u64 = 500 << 10;
@@ -119,32 +121,51 @@ fn source(text: &str) -> Result<Source, String> {
     Ok(Source { id, from })
 }
 
-fn agents(given: &[String], around: &Surroundings) -> Result<BTreeMap<String, PathBuf>, Failure> {
+fn agents(
+    given: &[String],
+    around: &Surroundings,
+) -> Result<BTreeMap<String, AgentSource>, Failure> {
     let mut agents = BTreeMap::new();
     for text in given {
         let wrong = |why: &str| Failure::new(format!("--ssh={text}: {why}"));
-        let (id, path) = text.split_once('=').unwrap_or((text, ""));
-        let path = match path {
+        let (id, places) = text.split_once('=').unwrap_or((text, ""));
+        let places = match places {
             "" => around.variable("SSH_AUTH_SOCK").ok_or_else(|| {
                 wrong("the environment of the executor has no SSH_AUTH_SOCK")
-                    .hint("start an ssh-agent, or name its socket: --ssh=default=SOCKET")
+                    .hint("start an ssh-agent, or name its socket or a key: --ssh=default=SOCKET")
             })?,
-            path => path,
+            places => places,
         };
-        let path = around.here.join(path);
-        let status =
-            std::fs::metadata(&path).could_not(|| format!("find the agent of --ssh={text}"))?;
-        if !status.file_type().is_socket() {
-            return Err(wrong(&format!("{} is no socket", path.display())).hint(
-                "keys are not read from files: run an ssh-agent, ssh-add the key, and name its socket",
-            ));
+        if places.split(',').any(|place| place.starts_with("raw=")) {
+            return Err(wrong("raw sockets are not passed on, only what lists keys and signs"));
         }
+        let places: Vec<PathBuf> = places.split(',').map(|place| around.here.join(place)).collect();
+        let agent = agent(&places, &wrong)?;
         let id = if id.is_empty() { "default" } else { id };
-        if agents.insert(id.to_owned(), path).is_some() {
+        if agents.insert(id.to_owned(), agent).is_some() {
             return Err(wrong("the same id twice"));
         }
     }
     Ok(agents)
+}
+
+/// One socket, or the keys of files.
+fn agent(places: &[PathBuf], wrong: &impl Fn(&str) -> Failure) -> Result<AgentSource, Failure> {
+    let mut keys = Vec::new();
+    for place in places {
+        let failed = |error: std::io::Error| wrong(&format!("{}: {error}", place.display()));
+        if std::fs::metadata(place).map_err(failed)?.file_type().is_socket() {
+            if places.len() > 1 {
+                return Err(wrong("a socket goes alone"));
+            }
+            return Ok(AgentSource::Socket(place.clone()));
+        }
+        let key = read(place, wrong)?.0.to_vec();
+        keys.push(key);
+    }
+    let name = places.first().map(|place| place.display().to_string()).unwrap_or_default();
+    let keys = KeyRing::parse(&keys).map_err(|error| wrong(&format!("{name}: {error}")))?;
+    Ok(AgentSource::Keys(Arc::new(keys)))
 }
 
 #[cfg(test)]
@@ -233,12 +254,17 @@ mod tests {
             ("default=", &known, Ok("default")),
             ("x=socket", &unknown, Ok("x")),
             ("default", &unknown, Err("no SSH_AUTH_SOCK")),
-            ("x=key", &unknown, Err("no socket")),
+            ("x=key", &unknown, Err("neither a socket nor a private key")),
+            ("x=socket,raw=true", &unknown, Err("raw sockets are not passed on")),
+            ("x=socket,key", &unknown, Err("a socket goes alone")),
             ("x=none", &unknown, Err("No such file")),
         ] {
             let found = agents(&[text.to_owned()], around).map_err(|error| error.to_string());
             match (found, want) {
-                (Ok(found), Ok(id)) => assert_eq!(found, [(id.to_owned(), socket.clone())].into()),
+                (Ok(found), Ok(id)) => match found.get(id) {
+                    Some(AgentSource::Socket(path)) => assert_eq!(*path, socket, "{text}"),
+                    other => panic!("{text}: {other:?}"),
+                },
                 (Err(told), Err(word)) => assert!(told.contains(word), "{text}: {told}"),
                 (found, want) => panic!("{text}: {found:?} instead of {want:?}"),
             }

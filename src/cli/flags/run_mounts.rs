@@ -12,8 +12,9 @@ pub(in crate::cli) struct RunMountFlags {
     pub(in crate::cli) secret: Vec<String>,
 
     /// An SSH agent for RUN --mount=type=ssh: its socket, or $SSH_AUTH_SOCK with
-    /// "default" or another ID alone. Repeat for several.
-    #[arg(long, value_name = "default|ID[=SOCKET]", action = Append)]
+    /// "default" or another ID alone, or files with keys that have no passphrase.
+    /// Repeat for several.
+    #[arg(long, value_name = "default|ID[=SOCKET|KEY[,KEY…]]", action = Append)]
     pub(in crate::cli) ssh: Vec<String>,
 
     /// Where RUN --mount=type=cache keeps caches [default: a directory in --kaniko-dir].

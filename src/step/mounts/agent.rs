@@ -7,20 +7,32 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Gid, Mode, Uid};
 
+use super::keys::KeyRing;
+
 /// Messages of draft-miller-ssh-agent, section 5.1, that reach the agent.
 const ALLOWED: [u8; 2] = [REQUEST_IDENTITIES, SIGN_REQUEST];
-const REQUEST_IDENTITIES: u8 = 11;
-const SIGN_REQUEST: u8 = 13;
+pub(super) const REQUEST_IDENTITIES: u8 = 11;
+pub(super) const SIGN_REQUEST: u8 = 13;
 
 /// `SSH_AGENT_FAILURE`, with its length.
-const FAILURE: [u8; 5] = [0, 0, 0, 1, 5];
+pub(super) const FAILURE: [u8; 5] = [0, 0, 0, 1, 5];
 
 /// The longest message that OpenSSH's agent takes.
 const LONGEST: u32 = 256 << 10;
+
+/// Who answers a step.
+#[derive(Debug, Clone)]
+pub enum AgentSource {
+    /// An agent, by its socket.
+    Socket(PathBuf),
+    /// The executor itself.
+    Keys(Arc<KeyRing>),
+}
 
 /// A socket that is listened on until this is dropped. The file stays.
 #[derive(Debug)]
@@ -36,7 +48,7 @@ impl Forwarder {
     pub(super) fn start(
         dir: BorrowedFd<'_>,
         name: &str,
-        agent: &Path,
+        agent: &AgentSource,
         mode: u32,
         (uid, gid): (u32, u32),
     ) -> io::Result<Self> {
@@ -47,7 +59,7 @@ impl Forwarder {
         rustix::fs::chmodat(dir, name, Mode::from_raw_mode(mode & 0o777), AtFlags::empty())?;
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
-        let agent = agent.to_owned();
+        let agent = agent.clone();
         std::thread::Builder::new()
             .name("ssh-agent".to_owned())
             .spawn(move || accept(&listener, &agent))?;
@@ -66,13 +78,17 @@ impl Drop for Forwarder {
     }
 }
 
-fn accept(listener: &UnixListener, agent: &Path) {
+fn accept(listener: &UnixListener, agent: &AgentSource) {
     while let Ok((step, _)) = listener.accept() {
-        let agent: PathBuf = agent.to_owned();
+        let agent = agent.clone();
         let pass_on = move || {
-            let ended = UnixStream::connect(&agent).and_then(|agent| converse(step, agent));
+            let ended = match &agent {
+                AgentSource::Socket(path) => UnixStream::connect(path)
+                    .and_then(|mut agent| converse(step, |request| ask(&mut agent, request))),
+                AgentSource::Keys(keys) => converse(step, |request| Ok(Some(keys.answer(request)))),
+            };
             if let Err(error) = ended {
-                tracing::debug!("the agent at {}: {error}", agent.display());
+                tracing::debug!("a step's connection to an agent: {error}");
             }
         };
         let started = std::thread::Builder::new().name("ssh-agent".to_owned()).spawn(pass_on);
@@ -83,17 +99,25 @@ fn accept(listener: &UnixListener, agent: &Path) {
 }
 
 /// Request by request, until either side ends.
-fn converse(mut step: impl Read + Write, mut agent: impl Read + Write) -> io::Result<()> {
+fn converse(
+    mut step: impl Read + Write,
+    mut answer: impl FnMut(&[u8]) -> io::Result<Option<Vec<u8>>>,
+) -> io::Result<()> {
     while let Some(request) = message(&mut step)? {
         if !request.get(4).is_some_and(|kind| ALLOWED.contains(kind)) {
             step.write_all(&FAILURE)?;
             continue;
         }
-        agent.write_all(&request)?;
-        let Some(answer) = message(&mut agent)? else { break };
+        let Some(answer) = answer(&request)? else { break };
         step.write_all(&answer)?;
     }
     Ok(())
+}
+
+/// The answer of an agent; nothing where it has gone.
+fn ask(mut agent: impl Read + Write, request: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    agent.write_all(request)?;
+    message(&mut agent)
 }
 
 /// The next message, with its length before it; nothing at the end.
@@ -151,7 +175,7 @@ mod tests {
         let mut step = Peer::new(&[list, remove_all, sign, extension]);
         let answers: [&[u8]; 2] = [&[0, 0, 0, 1, 12], &[0, 0, 0, 1, 14]];
         let mut agent = Peer::new(&answers);
-        converse(&mut step, &mut agent).expect("both end in good order");
+        converse(&mut step, |request| ask(&mut agent, request)).expect("both end in good order");
         assert_eq!(agent.received, [list, sign].concat());
         assert_eq!(step.received, [answers[0], &FAILURE, answers[1], &FAILURE].concat());
     }
@@ -160,7 +184,7 @@ mod tests {
     fn a_message_that_is_too_long_ends_the_conversation() {
         let mut step = Peer::new(&[&[0xff, 0xff, 0xff, 0xff, 11]]);
         let mut agent = Peer::new(&[]);
-        assert!(converse(&mut step, &mut agent).is_err());
+        assert!(converse(&mut step, |request| ask(&mut agent, request)).is_err());
         assert!(agent.received.is_empty());
     }
 }

@@ -145,8 +145,11 @@ impl CacheDir {
     }
 
     /// Waits until nobody else uses the cache.
-    pub(super) fn reclaim(&self) -> io::Result<()> {
-        self.lock.lock()
+    pub(super) fn reclaim(&self, interrupt: &Interrupt) -> Result<(), CacheError> {
+        let id = &self.key.id;
+        let failed = |source| CacheError::Io { id: id.clone(), path: self.path.clone(), source };
+        let lock = self.lock.try_clone().map_err(failed)?;
+        take(lock, true, id, &self.path, interrupt).map(drop)
     }
 }
 
@@ -172,15 +175,26 @@ fn free(dir: &Path) -> io::Result<(usize, File)> {
     }
 }
 
-/// Takes the lock of the only one, and says so where that takes waiting.
+/// Takes the lock of the only one.
 fn wait(dir: &Path, alone: bool, id: &str, interrupt: &Interrupt) -> Result<File, CacheError> {
     let path = dir.join("0.lock");
     let failed = |source| CacheError::Io { id: id.to_owned(), path: path.clone(), source };
-    let lock = File::create(&path).map_err(failed)?;
+    take(File::create(&path).map_err(failed)?, alone, id, &path, interrupt)
+}
+
+/// Takes a lock, and says so where that takes waiting.
+fn take(
+    lock: File,
+    alone: bool,
+    id: &str,
+    path: &Path,
+    interrupt: &Interrupt,
+) -> Result<File, CacheError> {
+    let (id, path) = (id.to_owned(), path.to_owned());
     let tried = if alone { lock.try_lock() } else { lock.try_lock_shared() };
     match tried {
         Ok(()) => return Ok(lock),
-        Err(TryLockError::Error(error)) => return Err(failed(error)),
+        Err(TryLockError::Error(source)) => return Err(CacheError::Io { id, path, source }),
         Err(TryLockError::WouldBlock) => {}
     }
     tracing::info!("Waiting for the cache {id:?}, which another build uses");
@@ -188,14 +202,13 @@ fn wait(dir: &Path, alone: bool, id: &str, interrupt: &Interrupt) -> Result<File
     let ended = sender.clone();
     interrupt.also(move || drop(ended.send(Err(CacheError::Interrupted))));
     // flock(2) cannot be called off: where the build ends, the thread ends with the process.
-    let id = id.to_owned();
     let waiting = move || {
         let locked = if alone { lock.lock() } else { lock.lock_shared() };
         let locked = locked.map(|()| lock);
         drop(sender.send(locked.map_err(|source| CacheError::Io { id, path, source })));
     };
     std::thread::Builder::new().name("cache-lock".to_owned()).spawn(waiting).map_err(|source| {
-        CacheError::Io { id: "a thread".to_owned(), path: dir.to_owned(), source }
+        CacheError::Io { id: "a thread".to_owned(), path: PathBuf::new(), source }
     })?;
     receiver.recv().unwrap_or(Err(CacheError::Interrupted))
 }

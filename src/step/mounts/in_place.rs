@@ -197,6 +197,7 @@ impl<'a> Placed<'a> {
         let copied = |source| MountError::Copy { target: target.clone(), source };
         match content {
             Content::Files { sources, found, .. } => {
+                tracing::info!("Copying {} to {target} for this step", sources.label());
                 self.copy_in(&sources, &found, place).map_err(copied)?;
                 Ok(After::Drop)
             }
@@ -213,6 +214,7 @@ impl<'a> Placed<'a> {
                     Err(error) => return Err(failed(error)),
                 }
                 let sources = SourceTree::rootfs(&path, "the cache").map_err(failed)?;
+                tracing::info!("Copying the cache {:?} to {target} for this step", dir.key.id);
                 let whole = Found { path: PathBuf::new(), name: "cache".into() };
                 self.copy_in(&sources, &whole, place).map_err(copied)?;
                 if shared {
@@ -389,7 +391,7 @@ impl<'a> Placed<'a> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let (new, old) = (format!("{name}.new"), format!("{name}.old"));
         if shared {
-            cache.reclaim().map_err(failed)?;
+            cache.reclaim(self.interrupt).map_err(|error| failed(io::Error::other(error)))?;
         }
         for left in [&new, &old].map(|name| dir.join(name)).iter().filter(|left| left.exists()) {
             std::fs::remove_dir_all(left).map_err(failed)?;

@@ -8,6 +8,7 @@
 mod agent;
 mod cache;
 mod in_place;
+mod keys;
 mod namespace;
 
 use std::io;
@@ -21,8 +22,10 @@ use super::copy::CopyError;
 use super::sources::{Found, SourceTree};
 use crate::rootfs::Point;
 
+pub use agent::AgentSource;
 pub use cache::{CacheDir, CacheError, CacheKey, CacheStore};
 pub(super) use in_place::Placed;
+pub use keys::{BadKey, KeyRing};
 pub(super) use namespace::Shows;
 
 /// What is seen where.
@@ -75,8 +78,8 @@ pub enum Content<'a> {
     },
     /// A socket to an SSH agent.
     Agent {
-        /// The agent's own socket.
-        agent: PathBuf,
+        /// Who answers.
+        agent: AgentSource,
         /// The new socket's permission bits.
         mode: u32,
         /// The new socket's owner.

@@ -166,6 +166,7 @@ impl<'a> Shows<'a> {
     ) -> Result<PathBuf, MountError> {
         let target = || mount.target.clone();
         let failed = |source| MountError::Io { target: target(), source };
+        tracing::info!("Copying {} for the mount at {}", sources.label(), mount.target);
         let dir = tempfile::tempdir_in(scratch).map_err(failed)?;
         let rootfs = Rootfs::empty(dir.path()).map_err(|error| failed(io::Error::other(error)))?;
         let name = ImagePath::root().join(b"copy");
