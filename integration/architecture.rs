@@ -17,12 +17,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("registry", &["image"]),
     ("sink", &["image", "registry"]),
     ("rootfs", &["image", "report"]),
+    ("ship", &["image", "registry", "rootfs"]),
     ("step", &["context", "dockerfile", "image", "plan", "report", "rootfs"]),
     ("cache", &["image", "plan", "registry", "sink"]),
+    ("check", &["context", "dockerfile", "image", "plan", "report"]),
     (
         "build",
         &[
             "cache",
+            "check",
             "context",
             "dockerfile",
             "image",
@@ -47,6 +50,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "registry",
             "report",
             "rootfs",
+            "ship",
             "sink",
             "step",
             "warm",

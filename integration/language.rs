@@ -154,7 +154,7 @@ fn results(file: &Path, cases: &[Case], below: &Tree) -> Vec<String> {
         done
     };
     let mut done = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
         let done = workers.into_iter().map(|worker| worker.join().expect("no case panics"));
         done.flatten().collect::<Vec<_>>()
     });
@@ -177,7 +177,7 @@ fn every_case_ends_as_it_is_written() {
             fs::write(&file, &written).expect("the cases are written");
         }
         for (case, result) in cases.iter().zip(&results) {
-            if *result != case.section("result").trim_end_matches('\n').to_owned() + "\n" {
+            if result.trim_end() != case.section("result").trim_end() {
                 let wanted = case.section("result");
                 let _ = writeln!(wrong, "{}: {}\n{wanted}is\n{result}", file.display(), case.title);
             }

@@ -329,6 +329,11 @@ fn what_is_wrong_with_a_mount_is_told() {
     assert_refused(POD, MISPLACED);
     let twice = "type=cache,id=a,target=/x --mount=type=cache,id=a,target=/y";
     assert_refused(POD, &[(twice, &["at one target only"])]);
+    for place in PLACES {
+        let dockerfile = "FROM busybox\nRUN --mount=type=cache,target=/c ln -s /etc /c/sub\n\
+            RUN --mount=type=cache,id=/c,source=sub,target=/s ls /s\n";
+        build(place, dockerfile).run().refused_in_words(&["Dockerfile:3", "no /sub in the cache"]);
+    }
     build(Place::Host, &format!("FROM busybox\nRUN --mount={twice} touch /x/f && ls /y/f\n"))
         .image();
 }

@@ -1,6 +1,7 @@
 //! Builds container images from a Dockerfile without a daemon.
 
 pub mod build;
+pub mod check;
 pub mod cli;
 pub mod context;
 pub mod dockerfile;
@@ -9,5 +10,6 @@ pub mod plan;
 pub mod registry;
 pub mod report;
 pub mod rootfs;
+pub mod ship;
 pub mod sink;
 pub mod step;

@@ -128,13 +128,7 @@ impl Builder<'_> {
     }
 
     pub(super) fn step_failure(&self, error: &StepError, trigger: bool) -> Failure {
-        if trigger {
-            return Failure::new(error.kind.to_string()).at("ONBUILD trigger of the base image");
-        }
-        let place = format!("{}:{}", self.context.dockerfile_name, error.line);
-        let message = error.kind.to_string();
-        let excerpt = self.dockerfile.source.annotate(error.span, &message, None, false);
-        Failure::new(message).at(place).excerpt(&excerpt)
+        super::step_failure(error, trigger, self.dockerfile)
     }
 }
 

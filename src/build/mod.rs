@@ -13,8 +13,10 @@
 mod builder;
 mod copy_step;
 mod images;
+mod inspect;
 mod layers;
 mod needs;
+mod outline;
 mod publish;
 mod roots;
 mod run_mounts;
@@ -28,10 +30,10 @@ use std::path::{Path, PathBuf};
 
 use tracer::{Interrupt, Tracer};
 
-use crate::context::{Access, Context, ContextSource, obtain};
+use crate::context::{Access, Context, ContextSource, Elsewhere, obtain};
 use crate::dockerfile::Dockerfile;
 use crate::image::{Platform, Reference};
-use crate::plan::{Arguments, PlanError, plan};
+use crate::plan::{Goals, PlanError, StepError, plan};
 use crate::registry::{Registry, RegistryError, Settings};
 use crate::report::{ExitStatus, Explain as _, Failure};
 use crate::rootfs::{self, Chosen};
@@ -39,6 +41,7 @@ use crate::rootfs::{self, Chosen};
 use builder::Builder;
 use images::Images;
 pub use images::{NamedContext, NamedContexts};
+pub use inspect::{Checked, check, dry_run};
 use layers::Times;
 pub use layers::{IgnoredPath, LayerRules};
 pub use publish::{Built, Outputs};
@@ -63,8 +66,8 @@ pub struct Order {
     pub contexts: NamedContexts,
     /// `--build-arg`.
     pub build_args: BTreeMap<String, String>,
-    /// `--target`.
-    pub target: Option<String>,
+    /// `--target`, and whether stages that it does not need are built.
+    pub goals: Goals,
     /// The platform that is built for.
     pub platform: Platform,
     /// How to talk to registries.
@@ -135,16 +138,26 @@ pub enum SnapshotMode {
 /// The first thing that went wrong; no tag was moved then, unless it was the push of a further
 /// destination, and nothing is left on disk.
 pub fn build(order: &Order, interrupt: &Interrupt) -> Result<Built, Failure> {
+    within(order, interrupt, |context, registry, work| {
+        let dockerfile = parse(context)?;
+        run(order, interrupt, context, &dockerfile, registry, work)
+    })
+}
+
+/// Does something with the context, a registry client and a working directory that goes afterwards.
+fn within<T>(
+    order: &Order,
+    interrupt: &Interrupt,
+    work_on: impl FnOnce(&Context, &Registry, &WorkDir) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let registry =
         Registry::new(order.registry.clone()).map_err(|error| registry_failure(&error))?;
     let canceller = registry.canceller();
     interrupt.also(move || canceller.cancel());
     let work = WorkDir::create(&order.kaniko_dir)?;
     order.work_dir.get_or_init(|| work.path().to_owned());
-    let result = context(order, &work, interrupt).and_then(|context| {
-        let dockerfile = parse(&context)?;
-        run(order, interrupt, &context, &dockerfile, &registry, &work)
-    });
+    let result =
+        context(order, &work, interrupt).and_then(|context| work_on(&context, &registry, &work));
     if result.is_err() && interrupt.is_triggered() {
         return Err(Failure::new("the build was interrupted").status(ExitStatus::of_signal(15)));
     }
@@ -156,8 +169,14 @@ fn context(order: &Order, work: &WorkDir, interrupt: &Interrupt) -> Result<Conte
     let into = work.path().join("context");
     let obtained = obtain(&order.context, &into, &order.access, interrupt)?;
     let obtained = obtained.below(&order.context_sub_path, "--context-sub-path")?;
-    Context::open(&obtained, &order.dockerfile, &order.here)
-        .map_err(|error| Failure::new(error.to_string()).hint("see --context and --dockerfile"))
+    let opened = match Elsewhere::parse(&order.dockerfile) {
+        None => Context::open(&obtained, &order.dockerfile, &order.here),
+        Some(elsewhere) => {
+            let text = elsewhere.read(&work.scratch(), &order.access, interrupt)?;
+            Context::with(&obtained, elsewhere.name(), text)
+        }
+    };
+    opened.map_err(|error| Failure::new(error.to_string()).hint("see --context and --dockerfile"))
 }
 
 /// The further contexts, those from elsewhere as directories of this machine.
@@ -209,14 +228,13 @@ fn run(
     order.outputs.check(registry)?;
     let contexts = named_contexts(order, work, interrupt)?;
     let images = Images::new(registry, &contexts, interrupt)?;
-    let target = order.target.as_deref();
-    let (given, host) = (order.build_args.clone(), Platform::host());
-    let arguments = Arguments::new(given, &host, &order.platform, target);
-    let plan =
-        plan(dockerfile, target, &arguments, &order.platform, &images).map_err(plan_failure)?;
+    let arguments = inspect::arguments(order, dockerfile);
+    let plan = plan(dockerfile, &order.goals, &arguments, &order.platform, &images)
+        .map_err(|error| plan_failure(error, dockerfile))?;
     for name in &plan.unused_arguments {
         tracing::warn!("build argument {name} was given, but nothing declares it");
     }
+    inspect::warn(order, context, dockerfile, &arguments, &plan, &images)?;
     let epoch = Times::epoch(&order.build_args, &plan.globals);
     let times = Times::new(&order.created, epoch, order.layers.reproducible)?;
     let chosen = choose(order, work)?;
@@ -251,14 +269,53 @@ fn run(
 fn parse(context: &Context) -> Result<Dockerfile, Failure> {
     crate::dockerfile::parse(&context.dockerfile_name, &context.dockerfile).map_err(|error| {
         let place = format!("{}:{}", context.dockerfile_name, error.line());
-        Failure::new(error.message().to_owned()).at(place).excerpt(&error.render(false))
+        let failure = Failure::new(error.message().to_owned()).at(place);
+        let failure = failure.excerpt(&error.render(false));
+        match error.others() {
+            0 => failure,
+            1 => failure.hint("there is another error"),
+            others => failure.hint(format!("there are {others} more errors")),
+        }
     })
 }
 
-fn plan_failure(error: PlanError) -> Failure {
+fn plan_failure(error: PlanError, dockerfile: &Dockerfile) -> Failure {
+    let source = &dockerfile.source;
+    let told = error.to_string();
     match error {
-        PlanError::NoBase { file, line, failure } => failure.at(format!("{file}:{line}")),
-        other => Failure::new(other.to_string()),
+        PlanError::NoBase { file, line, span, failure } => {
+            failure.at(format!("{file}:{line}")).excerpt(&source.annotate(span, "", None, false))
+        }
+        PlanError::NoSuchTarget { hint, .. } => with_hint(Failure::new(told), hint),
+        PlanError::Expand { span, .. } => {
+            Failure::new(told).excerpt(&source.annotate(span, "", None, false))
+        }
+        PlanError::BadBase { span, hint, .. } => {
+            let failure = Failure::new(told).excerpt(&source.annotate(span, "", None, false));
+            with_hint(failure, hint)
+        }
+        PlanError::BadOrigin { span, stage, .. } => {
+            Failure::new(told).excerpt(&source.annotate_both(span, stage, "it begins here"))
+        }
+        PlanError::BadTrigger { .. } => Failure::new(told),
+    }
+}
+
+/// A step that cannot be carried out, with its place.
+fn step_failure(error: &StepError, trigger: bool, dockerfile: &Dockerfile) -> Failure {
+    let message = error.kind.to_string();
+    if trigger {
+        return Failure::new(message).at("ONBUILD trigger of the base image");
+    }
+    let place = format!("{}:{}", dockerfile.source.name, error.line);
+    let excerpt = dockerfile.source.annotate(error.span, &message, None, false);
+    Failure::new(message).at(place).excerpt(&excerpt)
+}
+
+fn with_hint(failure: Failure, hint: Option<String>) -> Failure {
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
     }
 }
 

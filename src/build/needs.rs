@@ -85,7 +85,7 @@ pub(super) fn of(instruction: &Instruction) -> Need {
 mod tests {
     use super::*;
     use crate::image::{Image, Platform, Reference};
-    use crate::plan::{Arguments, BaseImages, plan};
+    use crate::plan::{Arguments, BaseImages, Goals, plan};
     use crate::report::Failure;
 
     struct Scratch;
@@ -125,7 +125,8 @@ mod tests {
             let dockerfile = crate::dockerfile::parse("Dockerfile", text.as_bytes()).expect(text);
             let host = Platform::host();
             let arguments = Arguments::new(std::collections::BTreeMap::new(), &host, &host, None);
-            let plan = plan(&dockerfile, None, &arguments, &host, &Scratch).expect(text);
+            let plan =
+                plan(&dockerfile, &Goals::default(), &arguments, &host, &Scratch).expect(text);
             let found: Vec<Need> = plan.stages.iter().map(|stage| need(&plan, stage)).collect();
             assert_eq!(found, want, "{text}");
         }

@@ -125,14 +125,17 @@ impl<'a> Stages<'a, '_> {
             owner: *owner,
         };
         let in_place = self.builder.isolation == Isolation::InPlace;
-        let part = PathBuf::from(source.trim_start_matches('/'));
         let content = |dir: CacheDir| {
-            if !dir.path.join(&part).exists() {
-                let why = format!("there is no {source} in the cache {id:?}");
-                return Err(Failure::new(format!("RUN --mount at {target}: {why}")));
-            }
+            // Links in it are a step's, and lead nowhere but into it.
+            let inside = SourceTree::rootfs(&dir.path, &format!("the cache {id:?}"));
+            let inside = inside.could_not(|| format!("open the cache {id:?}"))?;
+            let part = inside.find_plain(source).map_err(|_| {
+                Failure::new(format!(
+                    "RUN --mount at {target}: there is no {source} in the cache {id:?}"
+                ))
+            })?;
             let shared = *sharing == crate::dockerfile::Sharing::Shared;
-            Ok(Content::Cache { dir, part: part.clone(), read_only: *read_only, shared })
+            Ok(Content::Cache { dir, part: part.path, read_only: *read_only, shared })
         };
         let same = found.mounted.iter().find_map(|other| match &other.content {
             Content::Cache { dir, .. } if dir.key == key => Some(dir),

@@ -59,20 +59,24 @@ impl<'a, 'p> Stages<'a, 'p> {
         self.uploads
     }
 
-    /// Builds all stages, in the plan's order; answers the image of the last.
+    /// Builds all stages, in the plan's order; answers the image of the one that was asked for.
     pub(super) fn build_all(&mut self) -> Result<Image, Failure> {
         let count = self.plan.stages.len();
+        let mut result = None;
         for (place, stage) in self.plan.stages.iter().enumerate() {
             if count > 1 {
                 tracing::info!("Building stage {} ({} of {count})", stage.label, place + 1);
             }
-            let finished = self.build(stage, place + 1 == count)?;
-            if place + 1 == count {
-                return Ok(finished.image);
+            let wanted = stage.number == self.plan.result;
+            let finished = self.build(stage, wanted)?;
+            if wanted {
+                result = Some(finished.image.clone());
             }
-            self.keep(stage, finished, &self.plan.stages[place + 1])?;
+            if let Some(next) = self.plan.stages.get(place + 1) {
+                self.keep(stage, finished, next)?;
+            }
         }
-        Err(Failure::new("the Dockerfile has no stage"))
+        result.ok_or_else(|| Failure::new("the Dockerfile has no stage"))
     }
 
     fn build(&mut self, stage: &PlannedStage<'_>, last: bool) -> Result<Finished, Failure> {

@@ -1,10 +1,11 @@
 //! What was meant: an [`Order`] for the build, made of flags and environment in this one place.
 
 mod context;
-mod credentials;
+pub(super) mod credentials;
+mod language;
 mod layers;
-mod outputs;
-mod registry;
+pub(super) mod outputs;
+pub(super) mod registry;
 mod run_mounts;
 
 use std::collections::BTreeMap;
@@ -46,7 +47,7 @@ impl Surroundings {
         })
     }
 
-    fn variable(&self, name: &str) -> Option<&str> {
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
         self.env.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
@@ -75,7 +76,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
     }
     let registry = registry::registry(&flags.registry, around)?;
     let source = context::source(&flags.contexts, around)?;
-    let kaniko_dir = kaniko_dir(flags, around);
+    let kaniko_dir = kaniko_dir(flags.kaniko_dir.as_deref(), around);
     Ok(Order {
         access: context::access(&source, &registry, around),
         context: source,
@@ -87,7 +88,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             build_args(&flags.build_arg, around),
             around.variable(layers::EPOCH),
         ),
-        target: flags.target.clone().filter(|target| !target.is_empty()),
+        goals: language::goals(&flags.language),
         platform,
         registry,
         outputs,
@@ -219,8 +220,8 @@ fn watch(flags: &Flags) -> Result<Watch, Failure> {
 }
 
 /// `/kaniko` in a container, as ever; elsewhere nothing outside the temporary directory is written.
-fn kaniko_dir(flags: &Flags, around: &Surroundings) -> PathBuf {
-    let given = flags.kaniko_dir.as_deref().or(around.variable("KANIKO_DIR").map(Path::new));
+pub(super) fn kaniko_dir(given: Option<&Path>, around: &Surroundings) -> PathBuf {
+    let given = given.or(around.variable("KANIKO_DIR").map(Path::new));
     if let Some(dir) = given {
         return around.here.join(dir);
     }

@@ -1,19 +1,24 @@
 //! What can be typed. Names, short forms and defaults are kaniko's.
 
+mod commands;
 mod context;
+mod language;
 mod layers;
+mod log;
 mod outputs;
 mod registry;
 mod run_mounts;
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
 use super::gobool::GoBool;
-use crate::report::{LogFormat, Verbosity};
+pub(super) use commands::{Command, LoginFlags, PushFlags};
 pub(super) use context::ContextFlags;
+pub(super) use language::{DryRun, LanguageFlags};
 pub(super) use layers::LayerFlags;
+pub(super) use log::LogFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
 pub(super) use run_mounts::RunMountFlags;
@@ -34,7 +39,8 @@ pub(super) struct Flags {
     #[command(subcommand)]
     pub(super) command: Option<Command>,
 
-    /// Path of the Dockerfile: below the current directory, or below the context.
+    /// The Dockerfile: a path below the current directory or the context, an http or https URL, or - for
+    /// standard input.
     #[arg(short = 'f', long, value_name = "PATH", default_value = "Dockerfile")]
     pub(super) dockerfile: String,
 
@@ -54,10 +60,6 @@ pub(super) struct Flags {
     /// Sets a build argument: NAME=VALUE, or NAME to take it from the environment.
     #[arg(long, value_name = "NAME[=VALUE]", action = clap::ArgAction::Append)]
     pub(super) build_arg: Vec<String>,
-
-    /// The stage to build, by name or number; the last one if not given.
-    #[arg(long, value_name = "STAGE")]
-    pub(super) target: Option<String>,
 
     /// The platform of base images and of the result: OS/ARCH[/VARIANT].
     #[arg(long, alias = "customPlatform", value_name = "PLATFORM")]
@@ -123,17 +125,11 @@ pub(super) struct Flags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub(super) cleanup: GoBool,
 
-    /// Which log lines to show: panic, fatal, error, warn, info, debug, trace.
-    #[arg(short = 'v', long, value_name = "LEVEL", default_value = "info")]
-    pub(super) verbosity: Verbosity,
+    #[command(flatten)]
+    pub(super) log: LogFlags,
 
-    /// The form of log lines: text, color, json.
-    #[arg(long, value_name = "FORMAT", default_value = "color")]
-    pub(super) log_format: LogFormat,
-
-    /// Full times in log lines.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
-    pub(super) log_timestamp: GoBool,
+    #[command(flatten)]
+    pub(super) language: LanguageFlags,
 
     #[command(flatten)]
     pub(super) registry: RegistryFlags,
@@ -151,12 +147,7 @@ pub(super) struct Flags {
 impl Flags {
     /// Templates of pipelines leave values empty: that is not to have given the flag.
     pub(super) fn without_empty_values(mut self) -> Self {
-        let texts = [
-            &mut self.target,
-            &mut self.custom_platform,
-            &mut self.run_tracer,
-            &mut self.snapshot_mode,
-        ];
+        let texts = [&mut self.custom_platform, &mut self.run_tracer, &mut self.snapshot_mode];
         for text in texts {
             text.take_if(|text| text.is_empty());
         }
@@ -174,12 +165,6 @@ fn path(text: &str) -> Result<PathBuf, std::convert::Infallible> {
     Ok(PathBuf::from(text))
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum Command {
-    /// Prints the version.
-    Version,
-}
-
 /// Flags of kaniko that this version refuses by name.
 pub(super) const NOT_YET: &[&str] = &[
     "bucket",
@@ -188,12 +173,10 @@ pub(super) const NOT_YET: &[&str] = &[
     "cache-repo",
     "cache-run-layers",
     "cache-ttl",
-    "dryrun",
     "materialize",
     "no-push-cache",
     "pre-cleanup",
     "preserve-context",
-    "skip-unused-stages",
 ];
 
 #[cfg(test)]
@@ -237,9 +220,9 @@ mod tests {
 
     #[test]
     fn an_empty_value_is_none() {
-        let line = "--target= --digest-file= --tar-path= --snapshot-mode= --custom-platform=";
+        let line = "--digest-file= --tar-path= --snapshot-mode= --custom-platform=";
         let flags = parse(line).expect("known flags").without_empty_values();
-        assert_eq!((flags.target, flags.tar_path), (None, None));
+        assert_eq!(flags.tar_path, None);
         assert_eq!((flags.snapshot_mode, flags.custom_platform), (None, None));
     }
 

@@ -6,6 +6,8 @@
 mod config;
 mod flags;
 mod gobool;
+mod login;
+mod push;
 mod run;
 
 pub use run::main;

@@ -1,6 +1,6 @@
 //! From the arguments of the process to its exit status.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use clap::Parser as _;
@@ -10,9 +10,9 @@ use signal_hook::iterator::Signals;
 use tracer::Interrupt;
 
 use super::config::{Surroundings, order};
-use super::flags::{Command, Flags, NOT_YET};
-use crate::build::build;
-use crate::report::{ExitStatus, Explain as _, Failure, LogFormat, LogSettings, install};
+use super::flags::{Command, DryRun, Flags, LoginFlags, NOT_YET, PushFlags};
+use crate::build::{Checked, Order, build, check, dry_run};
+use crate::report::{ExitStatus, Explain as _, Failure, LogFormat, coloured, install};
 
 /// Enough for a tree of the deepest paths there can be.
 const OPEN_FILES: u64 = 4096;
@@ -26,19 +26,28 @@ pub fn main() -> i32 {
         Ok(flags) => flags.without_empty_values(),
         Err(error) => return refuse(&error),
     };
-    if let Some(Command::Version) = flags.command {
-        let line = format!("Kaniko version :  {}\n", env!("CARGO_PKG_VERSION"));
-        return i32::from(std::io::stdout().write_all(line.as_bytes()).is_err());
-    }
-    install(LogSettings {
-        verbosity: flags.verbosity,
-        format: flags.log_format,
-        timestamps: flags.log_timestamp.0,
-    });
-    match execute(&flags) {
+    let log = match &flags.command {
+        Some(Command::Push(push)) => push.log.settings(),
+        None | Some(Command::Login(_) | Command::Version) => flags.log.settings(),
+    };
+    let form = log.format;
+    install(log);
+    let done = match &flags.command {
+        None => execute(&flags),
+        Some(Command::Push(push)) => execute_push(push),
+        Some(Command::Login(login)) => execute_login(login),
+        Some(Command::Version) => {
+            say(&format!("Kaniko version :  {}\n", env!("CARGO_PKG_VERSION")))
+        }
+    };
+    match done {
         Ok(()) => 0,
         Err(failure) => {
-            tell(&last_words(&failure, flags.log_format));
+            let words = last_words(&failure, form);
+            let colour = form == LogFormat::Color
+                && std::io::stderr().is_terminal()
+                && std::env::var_os("NO_COLOR").is_none();
+            tell(&if colour { coloured(&words) } else { words });
             failure.exit_status().code()
         }
     }
@@ -50,16 +59,69 @@ fn execute(flags: &Flags) -> Result<(), Failure> {
     let around = Surroundings::take()?;
     let order = order(flags, &around)?;
     let signalled = listen(&interrupt, order.work_dir.clone())?;
-    let built = build(&order, &interrupt);
-    match (built, signalled.get()) {
+    let built = carry_out(flags, &order, &interrupt);
+    unless_signalled(built, &signalled)
+}
+
+fn execute_push(flags: &PushFlags) -> Result<(), Failure> {
+    harden();
+    let interrupt = Interrupt::new();
+    let around = Surroundings::take()?;
+    let work_dir = WorkDir::default();
+    let signalled = listen(&interrupt, work_dir.clone())?;
+    let pushed = super::push::push(flags, &around, &interrupt, &work_dir);
+    unless_signalled(pushed, &signalled)
+}
+
+fn execute_login(flags: &LoginFlags) -> Result<(), Failure> {
+    harden();
+    let told = super::login::login(flags, &Surroundings::take()?, std::io::stdin().lock())?;
+    say(&format!("{told}\n"))
+}
+
+/// What was asked for goes to standard output.
+fn say(line: &str) -> Result<(), Failure> {
+    std::io::stdout().write_all(line.as_bytes()).could_not(|| "write to standard output".to_owned())
+}
+
+fn unless_signalled(done: Result<(), Failure>, signalled: &Signalled) -> Result<(), Failure> {
+    match (done, signalled.get()) {
         // It came too late to change anything.
-        (Ok(_), _) => Ok(()),
+        (Ok(()), _) => Ok(()),
         (Err(failure), None) => Err(failure),
         (Err(_), Some(signal)) => {
             Err(Failure::new(format!("the build was ended by signal {signal}"))
                 .status(ExitStatus::of_signal(*signal)))
         }
     }
+}
+
+/// Builds, or looks at what would be built.
+fn carry_out(flags: &Flags, order: &Order, interrupt: &Interrupt) -> Result<(), Failure> {
+    if flags.language.check.0 {
+        return tell_checked(&check(order, interrupt, std::io::stdout().is_terminal())?);
+    }
+    match flags.language.dryrun {
+        DryRun::Off => build(order, interrupt).map(drop),
+        DryRun::Text => print(&dry_run(order, interrupt)?.to_string()),
+        DryRun::Json => print(&format!("{}\n", dry_run(order, interrupt)?.json())),
+    }
+}
+
+fn tell_checked(checked: &Checked) -> Result<(), Failure> {
+    match checked.count {
+        0 => print("the checks found nothing\n"),
+        count => {
+            print(&format!("{}\n\n", checked.text))?;
+            let things = if count == 1 { "thing" } else { "things" };
+            Err(Failure::new(format!("the checks found {count} {things}")))
+        }
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).could_not(|| "write to standard output".to_owned())
 }
 
 /// What a step must not learn: this process holds credentials. What it makes for itself is nobody
@@ -84,7 +146,7 @@ fn harden() {
 }
 
 /// Where the build keeps its files, once it has begun.
-type WorkDir = std::sync::Arc<std::sync::OnceLock<std::path::PathBuf>>;
+pub(super) type WorkDir = std::sync::Arc<std::sync::OnceLock<std::path::PathBuf>>;
 
 type Signalled = std::sync::Arc<std::sync::OnceLock<i32>>;
 
@@ -141,9 +203,6 @@ fn not_yet(error: &clap::Error) -> Option<String> {
     };
     let name = argument.trim_start_matches('-').split('=').next()?;
     let name = if argument == "-b" { "bucket" } else { name };
-    if argument == "login" || argument == "push" {
-        return Some(format!("error: the command {argument:?} is not in this version yet\n"));
-    }
     NOT_YET.contains(&name).then(|| {
         format!("error: --{name} is a flag of kaniko that this version does not have yet\n")
     })

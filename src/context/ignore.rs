@@ -82,6 +82,20 @@ impl Ignore {
         self.rules.iter().any(|rule| !rule.exception && rule.may_match_below(&directory))
     }
 
+    /// Whether anything is taken back by `!`.
+    #[must_use]
+    pub fn has_exceptions(&self) -> bool {
+        self.rules.iter().any(|rule| rule.exception)
+    }
+
+    /// Whether a pattern is for everything there is.
+    #[must_use]
+    pub fn covers_root(&self) -> bool {
+        self.rules
+            .iter()
+            .any(|rule| !rule.exception && rule.matches_any(b"any") && rule.fixed.is_empty())
+    }
+
     /// The last rule that says anything wins.
     fn decide(&self, hit: impl Fn(&Rule) -> bool) -> bool {
         self.rules.iter().fold(false, |ignored, rule| {

@@ -1,6 +1,7 @@
 //! The build context: the files that a Dockerfile may copy from, and how they come to this machine.
 
 mod archive;
+mod elsewhere;
 pub mod git;
 pub mod glob;
 pub mod http;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+pub use elsewhere::Elsewhere;
 pub use glob::glob_match;
 pub use ignore::Ignore;
 pub use obtain::{Access, Obtained, obtain};
@@ -35,8 +37,10 @@ pub enum ContextError {
         /// What is wrong with it.
         why: String,
     },
-    /// A Dockerfile from standard input or the network.
-    #[error("--dockerfile={0}: this version reads Dockerfiles from files only")]
+    /// A Dockerfile of a scheme that there is not.
+    #[error(
+        "--dockerfile={0}: a Dockerfile is read from a file, an http or https URL, or standard input (-)"
+    )]
     Elsewhere(String),
     /// The context is not there, or no directory.
     #[error("the build context {path} cannot be used: {source}")]
@@ -93,15 +97,10 @@ impl Context {
     /// # Errors
     /// Something is missing or cannot be read.
     pub fn open(obtained: &Obtained, name: &str, here: &Path) -> Result<Self, ContextError> {
-        if name == "-" || name.contains("://") {
+        if name.contains("://") {
             return Err(ContextError::Elsewhere(name.to_owned()));
         }
-        let dir = &obtained.dir;
-        let unusable = |source| ContextError::Unusable { path: dir.clone(), source };
-        let dir = std::fs::canonicalize(dir).map_err(unusable)?;
-        if !std::fs::metadata(&dir).map_err(unusable)?.is_dir() {
-            return Err(unusable(io::ErrorKind::NotADirectory.into()));
-        }
+        let dir = directory(obtained)?;
         let own = |name: &Path| {
             if obtained.is_local { Some(dir.join(name)) } else { inside(&dir, name).ok() }
         };
@@ -123,6 +122,25 @@ impl Context {
         let ignore = first_ignore(&[beside, own(Path::new(".dockerignore"))])?;
         Ok(Self { dir, ignore, dockerfile_name: name.to_owned(), dockerfile })
     }
+
+    /// Opens the context with a Dockerfile that does not come from it.
+    ///
+    /// # Errors
+    /// The directory or its ignore file cannot be read.
+    pub fn with(
+        obtained: &Obtained,
+        name: String,
+        dockerfile: Vec<u8>,
+    ) -> Result<Self, ContextError> {
+        let dir = directory(obtained)?;
+        let own = if obtained.is_local {
+            Some(dir.join(".dockerignore"))
+        } else {
+            inside(&dir, Path::new(".dockerignore")).ok()
+        };
+        let ignore = first_ignore(&[own])?;
+        Ok(Self { dir, ignore, dockerfile_name: name, dockerfile })
+    }
 }
 
 /// Where `path` leads below `dir`, with all links followed inside it.
@@ -134,6 +152,17 @@ fn inside(dir: &Path, path: &Path) -> io::Result<PathBuf> {
     let root = pathrs::Root::open(dir).map_err(by_errno)?;
     let handle = root.resolve(path).map_err(by_errno)?;
     std::fs::read_link(format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd()))
+}
+
+/// The directory of a context by its real name.
+fn directory(obtained: &Obtained) -> Result<PathBuf, ContextError> {
+    let dir = &obtained.dir;
+    let unusable = |source| ContextError::Unusable { path: dir.clone(), source };
+    let dir = std::fs::canonicalize(dir).map_err(unusable)?;
+    if !std::fs::metadata(&dir).map_err(unusable)?.is_dir() {
+        return Err(unusable(io::ErrorKind::NotADirectory.into()));
+    }
+    Ok(dir)
 }
 
 /// The `.dockerignore` of a further context.

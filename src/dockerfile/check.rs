@@ -87,6 +87,11 @@ pub(super) fn instruction(node: &Node) -> Result<Instruction, Fault> {
     })
 }
 
+/// Whether it begins with a keyword that there is.
+pub(super) fn is_keyword(node: &Node) -> bool {
+    KEYWORDS.contains(&node.keyword.text.to_uppercase().as_str())
+}
+
 fn unknown(node: &Node) -> Fault {
     let typed = &node.keyword.text;
     let fault = Fault::new(node.keyword.span, format!("unknown instruction: {typed}"));

@@ -76,7 +76,7 @@ impl Instruction {
     }
 }
 
-/// `ARG name[=default] …`; names and defaults are expanded.
+/// `ARG name[=default] …`; defaults are expanded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arg {
     /// In the order written, at least one.

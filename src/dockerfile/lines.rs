@@ -57,6 +57,8 @@ pub(super) struct Lines<'a> {
     /// Lines read so far.
     pub(super) line: usize,
     directives_over: bool,
+    /// Empty lines in the middle of instructions.
+    pub(super) blank: Vec<Span>,
     pub(super) directives: Directives,
     comments: Vec<String>,
 }
@@ -66,7 +68,15 @@ impl<'a> Lines<'a> {
         let position =
             if text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len_utf8() } else { 0 };
         let (directives, comments) = (Directives::default(), Vec::new());
-        Self { text, position, line: 0, directives_over: false, directives, comments }
+        Self {
+            text,
+            position,
+            line: 0,
+            directives_over: false,
+            blank: Vec::new(),
+            directives,
+            comments,
+        }
     }
 
     pub(super) fn escape(&self) -> char {
@@ -124,6 +134,9 @@ impl<'a> Lines<'a> {
         while continued {
             let Some((line, place)) = self.physical() else { break };
             let content = line.trim_start();
+            if content.is_empty() {
+                self.blank.push(Span { start: place, end: place + line.len() });
+            }
             if content.is_empty() || content.starts_with('#') {
                 continue;
             }

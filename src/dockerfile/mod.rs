@@ -17,10 +17,11 @@ pub use instruction::{
 };
 pub use mount::comma_separated;
 pub use mount::{Mount, MountError, MountField, MountKind, MountSpec, Sharing};
-pub use parse::{parse, parse_trigger};
+pub use parse::{blank_continuations, parse, parse_trigger};
 pub use pattern::BadShellPattern;
 pub use program::{Program, SCRIPT_DIR};
 pub use span::{Located, ParseError, SourceText, Span};
+pub use suggest::nearest;
 pub use words::{ExpandError, Expanded, Variables, Word, expand_body};
 
 mod check;

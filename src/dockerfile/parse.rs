@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use regex::Regex;
 
-use super::check::instruction;
+use super::check::{instruction, is_keyword};
 use super::flags::{Flags, Kind};
 use super::instruction::{Arg, Instruction};
 use super::lines::{Lines, Logical};
@@ -19,13 +19,11 @@ static STAGE_NAME: LazyLock<Regex> =
 /// Parses a Dockerfile; `name` is what errors call it.
 ///
 /// # Errors
-/// The first thing that the reference would refuse without looking at anything but the text.
+/// What the reference would refuse without looking at anything but the text: the first thing, and with
+/// it what is wrong elsewhere and does not come from it.
 pub fn parse(name: &str, text: &[u8]) -> Result<Dockerfile, ParseError> {
     let source = source(name, text);
-    match file(&source) {
-        Ok(file) => Ok(file),
-        Err(fault) => Err(fault.in_source(&source)),
-    }
+    file(&source).map_err(|faults| ParseError::new(&source, faults))
 }
 
 /// Parses a trigger from a base image's config: one instruction with its here-documents.
@@ -36,6 +34,19 @@ pub fn parse_trigger(text: &str) -> Result<Located<Instruction>, ParseError> {
     let source = source("ONBUILD", text.as_bytes());
     let mut lines = Lines::new(&source.text);
     trigger(&mut lines).map_err(|fault| fault.in_source(&source))
+}
+
+/// Empty lines in the middle of instructions, which are passed over.
+#[must_use]
+pub fn blank_continuations(source: &SourceText) -> Vec<Span> {
+    let mut lines = Lines::new(&source.text);
+    // What is wrong with the file ends this like any other reading of it.
+    while let Ok(Some(line)) = lines.next() {
+        if Node::read(&line, &mut lines).is_err() {
+            break;
+        }
+    }
+    lines.blank
 }
 
 fn source(name: &str, text: &[u8]) -> Arc<SourceText> {
@@ -57,34 +68,95 @@ fn trigger(lines: &mut Lines<'_>) -> Result<Located<Instruction>, Fault> {
     }
 }
 
-fn file(source: &Arc<SourceText>) -> Result<Dockerfile, Fault> {
+/// After that many faults nobody reads on.
+const FAULTS: usize = 20;
+
+fn file(source: &Arc<SourceText>) -> Result<Dockerfile, Vec<Fault>> {
     let mut lines = Lines::new(&source.text);
-    let mut global_args = Vec::new();
-    let mut stages: Vec<Stage> = Vec::new();
-    let mut instructions = 0;
-    while let Some(line) = lines.next()? {
-        instructions += 1;
-        let node = Node::read(&line, &mut lines)?;
-        if node.keyword.text.eq_ignore_ascii_case("from") {
-            stages.push(stage(&node, line, lines.line)?);
-            continue;
+    let mut reader = Reader::default();
+    loop {
+        match lines.next() {
+            Ok(Some(line)) => reader.take(line, &mut lines),
+            Ok(None) => break,
+            Err(fault) => {
+                reader.faults.push(fault);
+                reader.lost = true;
+            }
         }
-        let instruction = instruction(&node)?;
-        match (stages.last_mut(), instruction) {
-            (Some(stage), instruction) => {
-                stage.instructions.push(located(instruction, &node, line, lines.line));
-            }
-            (None, Instruction::Arg(arg)) => {
-                global_args.push(located::<Arg>(arg, &node, line, lines.line));
-            }
-            (None, _) => return Err(before_from(&node)),
+        if reader.lost || reader.faults.len() >= FAULTS {
+            return Err(reader.faults);
         }
     }
-    if stages.is_empty() {
-        return Err(no_stage(source, instructions));
+    let Reader { global_args, stages, mut faults, instructions, no_stage: bad_from, .. } = reader;
+    if stages.is_empty() && !bad_from && faults.is_empty() {
+        faults.push(no_stage(source, instructions));
+    }
+    if !faults.is_empty() {
+        return Err(faults);
     }
     let directives = lines.directives;
     Ok(Dockerfile { directives, global_args, stages, source: Arc::clone(source) })
+}
+
+/// What was read so far, and what was wrong with it.
+#[derive(Default)]
+struct Reader {
+    global_args: Vec<Located<Arg>>,
+    stages: Vec<Stage>,
+    instructions: usize,
+    faults: Vec<Fault>,
+    /// The last line began with no keyword: it may be the rest of another instruction, and so the next.
+    astray: bool,
+    /// Something stands before the first `FROM`, or that is wrong: told once.
+    no_stage: bool,
+    /// Where the next instruction begins is not known any more.
+    lost: bool,
+}
+
+impl Reader {
+    fn take(&mut self, line: Logical, lines: &mut Lines<'_>) {
+        self.instructions += 1;
+        let has_body = line.text.contains("<<");
+        let node = match Node::read(&line, lines) {
+            Ok(node) => node,
+            Err(fault) => {
+                self.faults.push(fault);
+                self.lost = has_body;
+                return;
+            }
+        };
+        let was_astray = std::mem::replace(&mut self.astray, !is_keyword(&node));
+        if let Err(fault) = self.place(&node, line, lines.line) {
+            // Of the lines of an instruction that lost its continuation one is enough.
+            if !(was_astray && self.astray && fault.hint.is_none()) {
+                self.faults.push(fault);
+            }
+            self.lost = self.astray && has_body;
+        }
+    }
+
+    fn place(&mut self, node: &Node, line: Logical, end_line: usize) -> Result<(), Fault> {
+        if node.keyword.text.eq_ignore_ascii_case("from") {
+            let stage = stage(node, line, end_line).inspect_err(|_| self.no_stage = true)?;
+            self.stages.push(stage);
+            return Ok(());
+        }
+        let instruction = instruction(node)?;
+        match (self.stages.last_mut(), instruction) {
+            (Some(stage), instruction) => {
+                stage.instructions.push(located(instruction, node, line, end_line));
+            }
+            (None, Instruction::Arg(arg)) => {
+                self.global_args.push(located::<Arg>(arg, node, line, end_line));
+            }
+            (None, _) if self.no_stage => {}
+            (None, _) => {
+                self.no_stage = true;
+                return Err(before_from(node));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn before_from(node: &Node) -> Fault {

@@ -80,6 +80,29 @@ impl SourceText {
     }
 }
 
+impl SourceText {
+    /// As [`SourceText::annotate`], for what is allowed.
+    #[must_use]
+    pub fn warn(&self, span: Span, message: &str, help: &str, colour: bool) -> String {
+        let snippet = Snippet::source(self.text.as_str())
+            .path(self.name.as_str())
+            .annotation(AnnotationKind::Primary.span(span.range()));
+        let title = Level::WARNING.primary_title(message).element(snippet);
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+        renderer.render(&[title.element(Level::HELP.message(help))])
+    }
+
+    /// Two places that do not go together, the second one with a label.
+    #[must_use]
+    pub fn annotate_both(&self, span: Span, other: Span, label: &str) -> String {
+        let snippet = Snippet::source(self.text.as_str())
+            .path(self.name.as_str())
+            .annotation(AnnotationKind::Primary.span(span.range()))
+            .annotation(AnnotationKind::Context.span(other.range()).label(label));
+        Renderer::plain().render(&[Level::ERROR.primary_title("").element(snippet)])
+    }
+}
+
 /// What is wrong and where, while the source is still at hand elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
@@ -98,7 +121,7 @@ impl Fault {
     }
 
     pub(super) fn in_source(self, source: &Arc<SourceText>) -> ParseError {
-        ParseError(Box::new(Refusal { source: Arc::clone(source), fault: self }))
+        ParseError::new(source, vec![self])
     }
 }
 
@@ -110,9 +133,18 @@ pub struct ParseError(Box<Refusal>);
 struct Refusal {
     source: Arc<SourceText>,
     fault: Fault,
+    /// What is wrong elsewhere, in order.
+    more: Vec<Fault>,
 }
 
 impl ParseError {
+    /// The first of `faults` with the others; there is one at least.
+    pub(super) fn new(source: &Arc<SourceText>, faults: Vec<Fault>) -> Self {
+        let mut faults = faults.into_iter();
+        let fault = faults.next().unwrap_or_else(|| Fault::new(Span::default(), String::new()));
+        Self(Box::new(Refusal { source: Arc::clone(source), fault, more: faults.collect() }))
+    }
+
     /// The line, counted from 1.
     #[must_use]
     pub fn line(&self) -> usize {
@@ -143,10 +175,21 @@ impl ParseError {
         self.0.fault.hint.as_deref()
     }
 
-    /// The error with its source line underlined, for a terminal or for a log.
+    /// How many other things are wrong.
+    #[must_use]
+    pub fn others(&self) -> usize {
+        self.0.more.len()
+    }
+
+    /// All that is wrong, each with its source line underlined, for a terminal or for a log.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {
-        self.0.source.annotate(self.span(), self.message(), self.hint(), colour)
+        let Refusal { source, fault, more } = &*self.0;
+        let faults = std::iter::once(fault).chain(more);
+        let render = |fault: &Fault| {
+            source.annotate(fault.span, &fault.message, fault.hint.as_deref(), colour)
+        };
+        faults.map(render).collect::<Vec<_>>().join("\n\n")
     }
 }
 

@@ -1,10 +1,14 @@
 //! What was perhaps meant: the nearest known name within two edits.
 
 /// The nearest option as a hint, for instance `did you mean mount?`; none where it is already right.
-pub(super) fn nearest(typed: &str, options: &[&str]) -> Option<String> {
+#[must_use]
+pub fn nearest(typed: &str, options: &[&str]) -> Option<String> {
     let lower = typed.to_lowercase();
+    // One letter is near to any other.
+    let most = lower.chars().count().saturating_sub(1).min(2);
     let near = options.iter().map(|option| (distance(&lower, &option.to_lowercase()), *option));
-    let (_, option) = near.filter(|(edits, _)| (1..=2).contains(edits)).min_by_key(|(e, _)| *e)?;
+    let (_, option) =
+        near.filter(|(edits, _)| (1..=most).contains(edits)).min_by_key(|(e, _)| *e)?;
     Some(format!("did you mean {option}?"))
 }
 

@@ -89,7 +89,7 @@ impl BlobFile {
     }
 
     /// A path under which it can be opened: its own, or that of the handle kept on it.
-    fn readable(&self) -> PathBuf {
+    pub(crate) fn readable(&self) -> PathBuf {
         match &*self.0 {
             Place::Temporary(path, Some(handle)) if !path.exists() => {
                 // Opening it gives a new description with an offset of its own (proc(5)).

@@ -56,6 +56,20 @@ fn check_version(dir: &Path) -> Result<(), ImageError> {
     }
 }
 
+/// What the layout's index names, in order.
+pub(crate) fn entries(dir: &Path) -> Result<Vec<Descriptor>, ImageError> {
+    check_version(dir)?;
+    match read_index(dir)? {
+        Document::Index(index) => Ok(index.manifests),
+        Document::Manifest(_) => Err(layout(dir, "index.json is no index")),
+    }
+}
+
+/// Whether a blob is there.
+pub(crate) fn has_blob(dir: &Path, digest: Digest) -> bool {
+    layout_path(dir, digest).exists()
+}
+
 fn read_index(dir: &Path) -> Result<Document, ImageError> {
     let path = dir.join("index.json");
     let bytes = read_bounded(&path, MANIFEST_LIMIT as u64)?;
@@ -114,7 +128,7 @@ fn read_document(dir: &Path, entry: &Descriptor) -> Result<Document, ImageError>
 }
 
 /// A small blob, verified.
-fn read_blob(dir: &Path, wanted: &Descriptor) -> Result<Bytes, ImageError> {
+pub(crate) fn read_blob(dir: &Path, wanted: &Descriptor) -> Result<Bytes, ImageError> {
     if wanted.size > MANIFEST_LIMIT as u64 {
         return Err(layout(dir, format!("blob {} of {} bytes", wanted.digest, wanted.size)));
     }

@@ -25,8 +25,8 @@ pub use config::{DEFAULT_PATH, Healthcheck, HistoryEntry, ImageConfig, RootFs, R
 pub use descriptor::Descriptor;
 pub use digest::{Digest, Hasher};
 pub use error::ImageError;
-pub(crate) use layout::REF_NAME;
 pub use layout::from_layout;
+pub(crate) use layout::{REF_NAME, entries as layout_entries, has_blob, read_blob};
 pub use manifest::{Document, Index, MANIFEST_LIMIT, Manifest};
 pub use media_type::{Compression, Flavor};
 pub use platform::Platform;

@@ -73,6 +73,13 @@ impl Platform {
     }
 }
 
+/// Operating systems that can be named alone.
+const SYSTEMS: [&str; 4] = ["linux", "windows", "darwin", "freebsd"];
+
+/// Architectures that can be named alone.
+const ARCHITECTURES: [&str; 8] =
+    ["386", "amd64", "arm", "arm64", "loong64", "ppc64le", "riscv64", "s390x"];
+
 /// Other names to Go's; the default variants (arm64 v8, amd64 v1) to none, arm to v7.
 fn normal(architecture: &str, variant: Option<&str>) -> (String, Option<String>) {
     let architecture = architecture.to_lowercase();
@@ -112,6 +119,11 @@ impl FromStr for Platform {
             return Err(bad("it is written os/architecture or os/architecture/variant"));
         }
         match parts[..] {
+            // The other part is that of this machine.
+            [os] if SYSTEMS.contains(&os) => Ok(Self::new(os, std::env::consts::ARCH, None)),
+            [architecture] if ARCHITECTURES.contains(&normal(architecture, None).0.as_str()) => {
+                Ok(Self::new("linux", architecture, None))
+            }
             [os, architecture] => Ok(Self::new(os, architecture, None)),
             [os, architecture, variant] => Ok(Self::new(os, architecture, Some(variant))),
             _ => Err(bad("it is written os/architecture or os/architecture/variant")),
@@ -151,8 +163,20 @@ mod tests {
     }
 
     #[test]
+    fn one_part_is_enough() {
+        let host = std::env::consts::ARCH;
+        for (text, want) in [
+            ("linux", format!("linux/{host}").parse::<Platform>().unwrap().to_string()),
+            ("aarch64", "linux/arm64".to_owned()),
+            ("armhf", "linux/arm/v7".to_owned()),
+        ] {
+            assert_eq!(text.parse::<Platform>().unwrap().to_string(), want, "{text}");
+        }
+    }
+
+    #[test]
     fn malformed_is_refused() {
-        for text in ["", "linux", "linux/", "/amd64", "linux/amd64/v1/x", "linux/am d64"] {
+        for text in ["", "lin", "linux/", "/amd64", "linux/amd64/v1/x", "linux/am d64"] {
             assert!(text.parse::<Platform>().is_err(), "{text}");
         }
     }

@@ -4,15 +4,23 @@
 //! based on; [`Scope`] and [`step`] turn an instruction, at its point of the
 //! build, into a [`Step`] in which nothing is left to expand.
 
+mod goals;
 mod mounts;
+mod origin;
 mod scope;
+mod show;
 mod stages;
 mod step;
 mod transfer;
 
+pub use goals::Goals;
 pub use mounts::RunMount;
+pub use origin::Origin;
 pub use scope::{Arguments, Scope};
-pub use stages::{Base, BaseImages, Origin, Plan, PlanError, PlannedStage, plan};
+pub use show::{
+    LayersAre, Outline, OutlinedBase, OutlinedStage, OutlinedStep, Outputs, SkippedStage,
+};
+pub use stages::{Base, BaseImages, Plan, PlanError, PlannedStage, plan};
 pub use step::{
     Action, AddStep, CopySource, CopyStep, RunStep, Step, StepError, StepErrorKind, step,
 };

@@ -1,6 +1,6 @@
 //! `RUN --mount` at its point of a stage: what is to be seen where, with nothing left to expand.
 
-use super::stages::{Origin, resolve_origin};
+use super::origin::{Origin, resolve_origin};
 use super::step::{Evaluator, StepErrorKind, absolute, working_dir};
 use crate::dockerfile::{Mount, MountError, MountKind, MountSpec, Sharing};
 
@@ -191,9 +191,9 @@ fn owner(mount: &Mount) -> (u32, u32) {
     (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0))
 }
 
-fn refused(error: MountError<crate::dockerfile::ExpandError>) -> StepErrorKind {
+fn refused(error: MountError<StepErrorKind>) -> StepErrorKind {
     match error {
-        MountError::Expand(error) => StepErrorKind::Expand(error),
+        MountError::Expand(error) => error,
         MountError::Invalid { message, hint } => StepErrorKind::Value(match hint {
             None => format!("RUN --mount: {message}"),
             Some(hint) => format!("RUN --mount: {message} (did you mean {hint}?)"),

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::dockerfile::{Arg, ExpandError, Located, Variables};
+use crate::dockerfile::{Arg, ArgItem, ExpandError, Located, Span, Variables};
 use crate::image::Platform;
 
 /// Arguments that may be given without being declared, and that are seen by RUN only.
@@ -23,6 +23,9 @@ const PROXIES: [&str; 10] = [
     "ALL_PROXY",
     "all_proxy",
 ];
+
+/// Arguments that switch scanners of the reference on and are no variables.
+const FOR_SCANNERS: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
 /// What was given with `--build-arg`, and what the builder defines itself.
 #[derive(Debug, Clone, Default)]
@@ -61,25 +64,31 @@ impl Arguments {
     /// Evaluates the `ARG`s before the first `FROM`.
     ///
     /// # Errors
-    /// A default that cannot be expanded, with the line of its `ARG`.
+    /// A default that cannot be expanded, with line and place of its `ARG`. That of an argument that is
+    /// given is not looked at.
     pub fn globals(
         &self,
         declared: &[Located<Arg>],
         escape: char,
-    ) -> Result<BTreeMap<String, String>, (usize, ExpandError)> {
+    ) -> Result<BTreeMap<String, String>, (usize, Span, ExpandError)> {
         let mut globals = self.platform.clone();
         for arg in declared {
-            for item in &arg.node.items {
-                let at = |error| (arg.line, error);
-                let name = item.name.expand(&globals, escape).map_err(at)?;
-                let default = item.value.as_ref().map(|word| word.expand(&globals, escape));
-                let default = default.transpose().map_err(at)?;
-                if let Some(value) = self.given.get(&name).cloned().or(default) {
-                    globals.insert(name, value);
+            for ArgItem { name, value } in &arg.node.items {
+                let at = |error| (arg.line, arg.span, error);
+                let default = || value.as_ref().map(|word| word.expand(&globals, escape));
+                let given = self.given.get(&name.text).cloned().map(Ok);
+                if let Some(value) = given.or_else(default).transpose().map_err(at)? {
+                    globals.insert(name.text.clone(), value);
                 }
             }
         }
         Ok(globals)
+    }
+
+    /// The same arguments as if none had been given.
+    #[must_use]
+    pub fn defaults(&self) -> Self {
+        Self { given: BTreeMap::new(), platform: self.platform.clone() }
     }
 
     /// The given arguments that nobody declared and nobody predefines.
@@ -122,15 +131,26 @@ impl Scope {
         }
     }
 
+    /// The value that was given for an argument.
+    #[must_use]
+    pub fn given(&self, name: &str) -> Option<&str> {
+        self.given.get(name).map(String::as_str)
+    }
+
     /// `ARG name[=default]`: the value it gets, if any.
     pub fn declare(&mut self, name: &str, default: Option<String>) -> Option<String> {
         let inherited = || self.globals.get(name).cloned();
         let value = self.given.get(name).cloned().or(default).or_else(inherited);
-        if let Some(value) = &value {
+        if let Some(value) = value.as_ref().filter(|_| !FOR_SCANNERS.contains(&name)) {
             self.set(name, value);
         }
         self.arguments.push((name.to_owned(), value.clone()));
         value
+    }
+
+    /// The names of all variables.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.variables.iter().map(|(name, _)| name.as_str())
     }
 
     /// The declared arguments, in order, for the `|n` part of a RUN's history.
@@ -162,6 +182,7 @@ impl Variables for Scope {
 pub(super) fn is_predefined(name: &str) -> bool {
     let platform = name.strip_prefix("BUILD").or_else(|| name.strip_prefix("TARGET"));
     PROXIES.contains(&name)
+        || name == "BUILDKIT_DOCKERFILE_CHECK"
         || name == "SOURCE_DATE_EPOCH"
         || matches!(platform, Some("PLATFORM" | "OS" | "OSVERSION" | "ARCH" | "VARIANT" | "STAGE"))
 }

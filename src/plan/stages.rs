@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 use crate::dockerfile::{
-    Dockerfile, ExpandError, Instruction, Located, ParseError, Stage, parse_trigger,
+    Dockerfile, ExpandError, Instruction, Located, ParseError, Span, Stage, Word, nearest,
+    parse_trigger,
 };
 use crate::image::{Image, Platform, Reference};
 use crate::report::Failure;
 
+use super::goals::Goals;
+use super::origin::{Origin, looks_back, origins, resolve_origin};
 use super::scope::{Arguments, is_predefined};
 
 /// Where the images of `FROM` come from; the one thing the plan has to ask for.
@@ -41,19 +44,6 @@ pub enum Base {
     Image(Box<Image>, String),
 }
 
-/// Where `COPY --from` takes files from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// The build context.
-    Context,
-    /// A named context.
-    Named(String),
-    /// A stage of the plan, by number.
-    Stage(usize),
-    /// An image.
-    Image(Reference),
-}
-
 /// One stage that will be built.
 #[derive(Debug)]
 pub struct PlannedStage<'a> {
@@ -77,11 +67,13 @@ pub struct PlannedStage<'a> {
     pub base_of: BTreeSet<usize>,
 }
 
-/// The stages to build, in order, the target last.
+/// The stages to build, in order.
 #[derive(Debug)]
 pub struct Plan<'a> {
     /// In an order in which everything is built before it is needed.
     pub stages: Vec<PlannedStage<'a>>,
+    /// The number of the stage whose image is the result.
+    pub result: usize,
     /// The arguments before the first `FROM`, evaluated.
     pub globals: BTreeMap<String, String>,
     /// Arguments that were given and that no stage of the Dockerfile declares.
@@ -100,6 +92,8 @@ pub enum PlanError {
         file: String,
         /// The stages there are.
         known: String,
+        /// What was perhaps meant.
+        hint: Option<String>,
     },
     /// A variable of `FROM` or of a global `ARG` cannot be expanded.
     #[error("{file}:{line}: {source}")]
@@ -108,6 +102,8 @@ pub enum PlanError {
         file: String,
         /// The line.
         line: usize,
+        /// The part that is wrong.
+        span: Span,
         /// Why.
         source: ExpandError,
     },
@@ -118,6 +114,24 @@ pub enum PlanError {
         file: String,
         /// The line.
         line: usize,
+        /// The part that is wrong.
+        span: Span,
+        /// What is wrong.
+        message: String,
+        /// What was perhaps meant.
+        hint: Option<String>,
+    },
+    /// `--from` or `from=` names a stage that cannot be had there.
+    #[error("{file}:{line}: {message}")]
+    BadOrigin {
+        /// The Dockerfile.
+        file: String,
+        /// The line.
+        line: usize,
+        /// Where it is named.
+        span: Span,
+        /// Where that stage begins.
+        stage: Span,
         /// What is wrong.
         message: String,
     },
@@ -136,60 +150,43 @@ pub enum PlanError {
         file: String,
         /// The line.
         line: usize,
+        /// The `FROM`.
+        span: Span,
         /// Why.
         failure: Failure,
     },
 }
 
-/// Plans the build of `target`, by name or number, or of the last stage.
+/// Plans the build of what is wanted.
 ///
 /// # Errors
-/// The target does not exist, a `FROM` cannot be understood, or a base cannot be had.
+/// A target does not exist, a `FROM` or `--from` cannot be understood, or a base cannot be had.
 pub fn plan<'a>(
     dockerfile: &'a Dockerfile,
-    target: Option<&str>,
+    goals: &Goals,
     arguments: &Arguments,
     platform: &Platform,
     images: &dyn BaseImages,
 ) -> Result<Plan<'a>, PlanError> {
     let escape = dockerfile.escape();
-    let globals = arguments
-        .globals(&dockerfile.global_args, escape)
-        .map_err(|(line, source)| PlanError::Expand { file: file(dockerfile), line, source })?;
-    let goal = find_target(dockerfile, target)?;
+    let globals =
+        arguments.globals(&dockerfile.global_args, escape).map_err(|(line, span, source)| {
+            PlanError::Expand { file: file(dockerfile), line, span, source }
+        })?;
+    let goals = goals.find(dockerfile)?;
     let mut planner =
         Planner { dockerfile, globals, platform, images, done: BTreeMap::new(), order: Vec::new() };
-    planner.visit(goal)?;
+    for stage in goals.others.into_iter().chain([goals.result]) {
+        planner.visit(stage)?;
+    }
     let Planner { mut done, order, globals, .. } = planner;
     let unused_arguments = unused(dockerfile, arguments);
     let stages = order.iter().filter_map(|number| done.remove(number)).collect();
-    Ok(Plan { stages, globals, unused_arguments })
+    Ok(Plan { stages, result: goals.result, globals, unused_arguments })
 }
 
-fn file(dockerfile: &Dockerfile) -> String {
+pub(super) fn file(dockerfile: &Dockerfile) -> String {
     dockerfile.source.name.clone()
-}
-
-fn find_target(dockerfile: &Dockerfile, target: Option<&str>) -> Result<usize, PlanError> {
-    let stages = &dockerfile.stages;
-    let Some(wanted) = target else { return Ok(stages.len().saturating_sub(1)) };
-    let name = wanted.to_lowercase();
-    if let Some(found) = stages.iter().rposition(|stage| stage.name.as_ref() == Some(&name)) {
-        return Ok(found);
-    }
-    if let Some(number) = wanted.parse().ok().filter(|number| *number < stages.len()) {
-        return Ok(number);
-    }
-    let known: Vec<_> = stages
-        .iter()
-        .enumerate()
-        .map(|(number, stage)| stage.name.clone().unwrap_or_else(|| number.to_string()))
-        .collect();
-    Err(PlanError::NoSuchTarget {
-        wanted: wanted.to_owned(),
-        file: file(dockerfile),
-        known: known.join(", "),
-    })
 }
 
 /// Given arguments that neither the global scope nor any stage declares.
@@ -231,14 +228,7 @@ impl<'a> Planner<'a, '_> {
         let mut instructions = self.triggers(stage, &base)?;
         let triggers = instructions.len();
         instructions.extend(stage.instructions.iter().cloned());
-        let sources: BTreeSet<usize> = instructions
-            .iter()
-            .flat_map(|instruction| origins(&instruction.node))
-            .filter_map(|from| match self.origin(&from, number) {
-                Ok(Origin::Stage(source)) => Some(source),
-                _ => None,
-            })
-            .collect();
+        let sources = self.sources(number, &instructions, triggers)?;
         if let Base::Stage(below) = base {
             self.visit(below)?;
             self.done.entry(below).and_modify(|stage| {
@@ -269,10 +259,32 @@ impl<'a> Planner<'a, '_> {
         Ok(())
     }
 
-    fn expand(&self, word: &crate::dockerfile::Word, line: usize) -> Result<String, PlanError> {
+    /// The stages that instructions take files from.
+    fn sources(
+        &self,
+        stage: usize,
+        instructions: &[Located<Instruction>],
+        triggers: usize,
+    ) -> Result<BTreeSet<usize>, PlanError> {
+        let mut sources = BTreeSet::new();
+        for (place, instruction) in instructions.iter().enumerate() {
+            for (from, span) in origins(&instruction.node) {
+                if place >= triggers {
+                    looks_back(from, stage, instruction.line, span, self.dockerfile, self.images)?;
+                }
+                if let Ok(Origin::Stage(source)) = self.origin(from, stage) {
+                    sources.insert(source);
+                }
+            }
+        }
+        Ok(sources)
+    }
+
+    fn expand(&self, word: &Word, line: usize) -> Result<String, PlanError> {
         word.expand(&self.globals, self.dockerfile.escape()).map_err(|source| PlanError::Expand {
             file: file(self.dockerfile),
             line,
+            span: word.span,
             source,
         })
     }
@@ -280,14 +292,47 @@ impl<'a> Planner<'a, '_> {
     fn stage_platform(&self, stage: &Stage) -> Result<Platform, PlanError> {
         let Some(word) = &stage.platform else { return Ok(self.platform.clone()) };
         let text = self.expand(word, stage.line)?;
+        let bad = |message, hint| PlanError::BadBase {
+            file: file(self.dockerfile),
+            line: stage.line,
+            span: word.span,
+            message,
+            hint,
+        };
         if text.is_empty() {
-            return Ok(self.platform.clone());
+            let known: Vec<&str> = self.globals.keys().map(String::as_str).collect();
+            let name = word.text.trim_matches(['$', '{', '}']);
+            let message = format!("--platform={} is empty after expansion", word.text);
+            return Err(bad(message, nearest(name, &known)));
         }
-        text.parse::<Platform>().map_err(|error| self.bad_base(stage, error.to_string()))
+        text.parse::<Platform>().map_err(|error| bad(error.to_string(), None))
     }
 
     fn bad_base(&self, stage: &Stage, message: String) -> PlanError {
-        PlanError::BadBase { file: file(self.dockerfile), line: stage.line, message }
+        let (file, line, span) = (file(self.dockerfile), stage.line, stage.base.span);
+        PlanError::BadBase { file, line, span, message, hint: None }
+    }
+
+    /// An image that cannot be had may be a stage that is misspelt, or that begins later.
+    fn no_base(&self, number: usize, name: &str, failure: Failure) -> PlanError {
+        let stage = &self.dockerfile.stages[number];
+        let (file, line, span) = (file(self.dockerfile), stage.line, stage.base.span);
+        let later = &self.dockerfile.stages[number..];
+        let lower = name.to_lowercase();
+        if let Some(later) = later.iter().find(|stage| stage.name.as_deref() == Some(&lower)) {
+            let message = match later.line {
+                at if at == line => format!("FROM {name} names the stage that it begins"),
+                at => format!("FROM {name} names a stage that begins later, on line {at}"),
+            };
+            return PlanError::BadOrigin { file, line, span, stage: later.span, message };
+        }
+        let stages = self.dockerfile.stages[..number].iter();
+        let known: Vec<&str> = stages.filter_map(|stage| stage.name.as_deref()).collect();
+        let failure = match nearest(name, &known) {
+            Some(hint) if !failure.has_hint() => failure.hint(hint),
+            _ => failure,
+        };
+        PlanError::NoBase { file, line, span, failure }
     }
 
     fn base(&self, number: usize, stage: &Stage, platform: &Platform) -> Result<Base, PlanError> {
@@ -296,8 +341,7 @@ impl<'a> Planner<'a, '_> {
             let message = format!("FROM {} is empty after expansion", stage.base.text);
             return Err(self.bad_base(stage, message));
         }
-        let no_base =
-            |failure| PlanError::NoBase { file: file(self.dockerfile), line: stage.line, failure };
+        let no_base = |failure| self.no_base(number, &name, failure);
         if self.images.has_context(&name) {
             let image = self.images.context_image(&name, platform).map_err(no_base)?;
             return match image {
@@ -354,55 +398,5 @@ impl<'a> Planner<'a, '_> {
 
     fn origin(&self, from: &str, stage: usize) -> Result<Origin, String> {
         resolve_origin(from, stage, self.dockerfile, self.images)
-    }
-}
-
-/// What `--from=…` of an instruction in stage `stage` means.
-///
-/// # Errors
-/// A number or name that is no stage before this one and no image either.
-pub(super) fn resolve_origin(
-    from: &str,
-    stage: usize,
-    dockerfile: &Dockerfile,
-    images: &dyn BaseImages,
-) -> Result<Origin, String> {
-    if images.has_context(from) {
-        return Ok(Origin::Named(from.to_owned()));
-    }
-    let name = from.to_lowercase();
-    let stages = &dockerfile.stages;
-    let named = |stage: &Stage| stage.name.as_deref() == Some(name.as_str());
-    if let Some(found) = stages[..stage].iter().rposition(named) {
-        return Ok(Origin::Stage(found));
-    }
-    if let Some(later) = stages[stage..].iter().position(named) {
-        let line = stages[stage + later].line;
-        return Err(if later == 0 {
-            format!("--from={from} names the stage it stands in")
-        } else {
-            format!("--from={from} names a stage that begins later, on line {line}")
-        });
-    }
-    if let Ok(number) = from.parse::<usize>() {
-        return if number < stage {
-            Ok(Origin::Stage(number))
-        } else {
-            Err(format!("--from={from} is not the number of an earlier stage"))
-        };
-    }
-    from.parse().map(Origin::Image).map_err(|error: crate::image::ImageError| error.to_string())
-}
-
-/// The `--from` values of an instruction.
-fn origins(instruction: &Instruction) -> Vec<String> {
-    match instruction {
-        Instruction::Copy(copy) => copy.from.iter().map(|word| word.text.clone()).collect(),
-        Instruction::Run(run) => run
-            .mounts
-            .iter()
-            .filter_map(|mount| mount.value("from").map(|word| word.text.clone()))
-            .collect(),
-        _ => Vec::new(),
     }
 }

@@ -4,8 +4,9 @@ use snapshot::ImagePath;
 use thiserror::Error;
 
 use super::mounts::RunMount;
+use super::origin::Origin;
 use super::scope::Scope;
-use super::stages::{BaseImages, Origin};
+use super::stages::BaseImages;
 use super::transfer::without_user;
 use crate::dockerfile::ports::{PortError, exposed};
 use crate::dockerfile::{
@@ -119,8 +120,16 @@ pub struct StepError {
 #[derive(Debug, Error)]
 pub enum StepErrorKind {
     /// A word cannot be expanded.
+    #[error("{source}")]
+    Expand {
+        /// Why.
+        source: ExpandError,
+        /// The word.
+        span: Span,
+    },
+    /// A here-document, or a list of ports, cannot be expanded.
     #[error("{0}")]
-    Expand(#[from] ExpandError),
+    Body(#[from] ExpandError),
     /// A port that is none.
     #[error("{0}")]
     Port(#[from] PortError),
@@ -138,6 +147,16 @@ pub enum StepErrorKind {
     Unsupported(&'static str),
 }
 
+impl StepErrorKind {
+    /// The part of the instruction that is wrong, where it is known.
+    fn span(&self) -> Option<Span> {
+        match self {
+            Self::Expand { span, .. } => Some(*span),
+            _ => None,
+        }
+    }
+}
+
 /// Takes the instruction into the configuration and the scope, and tells what is to be done.
 ///
 /// # Errors
@@ -153,8 +172,10 @@ pub fn step(
 ) -> Result<Step, StepError> {
     let mut evaluator = Evaluator { stage, dockerfile, images, config, scope, command_is_own };
     let done = evaluator.evaluate(&instruction.node);
-    let (action, created_by) =
-        done.map_err(|kind| StepError { line: instruction.line, span: instruction.span, kind })?;
+    let (action, created_by) = done.map_err(|kind| {
+        let span = kind.span().unwrap_or(instruction.span);
+        StepError { line: instruction.line, span, kind }
+    })?;
     let text = instruction.text.split_inclusive(char::is_whitespace).map(without_user).collect();
     Ok(Step { line: instruction.line, text, created_by, action })
 }
@@ -249,11 +270,13 @@ impl Evaluator<'_> {
         })
     }
 
-    pub(super) fn expand(&self, word: &Word) -> Result<String, ExpandError> {
+    pub(super) fn expand(&self, word: &Word) -> Result<String, StepErrorKind> {
+        let span = word.span;
         word.expand(self.scope, self.dockerfile.escape())
+            .map_err(|source| StepErrorKind::Expand { source, span })
     }
 
-    fn expand_all(&self, words: &[Word]) -> Result<Vec<String>, ExpandError> {
+    fn expand_all(&self, words: &[Word]) -> Result<Vec<String>, StepErrorKind> {
         words.iter().map(|word| self.expand(word)).collect()
     }
 
@@ -261,21 +284,19 @@ impl Evaluator<'_> {
     fn pairs(
         &self,
         pairs: &[crate::dockerfile::Pair],
-    ) -> Result<Vec<(String, String)>, ExpandError> {
+    ) -> Result<Vec<(String, String)>, StepErrorKind> {
         pairs.iter().map(|pair| Ok((self.expand(&pair.key)?, self.expand(&pair.value)?))).collect()
     }
 
-    /// All names of one instruction see the variables as they were before it.
-    fn arg(&mut self, arg: &crate::dockerfile::Arg) -> Result<Done, ExpandError> {
-        let mut items = Vec::new();
-        for item in &arg.items {
-            let default = item.value.as_ref().map(|word| self.expand(word)).transpose()?;
-            items.push((self.expand(&item.name)?, default));
-        }
+    /// Unlike the pairs of ENV, a default sees the names before it. Names are never expanded, nor is a
+    /// default that is not needed.
+    fn arg(&mut self, arg: &crate::dockerfile::Arg) -> Result<Done, StepErrorKind> {
         let mut declared = Vec::new();
-        for (name, default) in items {
-            let value = self.scope.declare(&name, default);
-            declared.push((name, value));
+        for item in &arg.items {
+            let name = &item.name.text;
+            let default = item.value.as_ref().filter(|_| self.scope.given(name).is_none());
+            let default = default.map(|word| self.expand(word)).transpose()?;
+            declared.push((name.clone(), self.scope.declare(name, default)));
         }
         Ok(configured(history::arg(&declared)))
     }
@@ -313,9 +334,7 @@ impl Evaluator<'_> {
             Program::Exec(_) | Program::Shell(_) => None,
         };
         let env = self.scope.environment();
-        let known = |name: &String| env.iter().find(|(known, _)| known == name).cloned();
-        let arguments: Vec<(String, String)> =
-            self.scope.arguments().iter().filter_map(|(name, _)| known(name)).collect();
+        let arguments = told_arguments(self.scope.arguments(), &env);
         let created_by = history::run(&argv, &arguments);
         let step = RunStep {
             argv,
@@ -349,8 +368,25 @@ impl Evaluator<'_> {
         }
         let ports = exposed(&words)?;
         self.config.config.exposed_ports.extend(ports.iter().cloned());
-        Ok(configured(history::expose(&words)))
+        Ok(configured(history::expose(&ports)))
     }
+}
+
+/// The declared arguments for the history of RUN: each once, with the value it has now.
+fn told_arguments(
+    declared: &[(String, Option<String>)],
+    env: &[(String, String)],
+) -> Vec<(String, String)> {
+    let mut told: Vec<(String, String)> = Vec::new();
+    for (name, value) in declared {
+        let now = env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+        let now = now.or_else(|| value.clone()).unwrap_or_default();
+        match told.iter_mut().find(|(known, _)| known == name) {
+            Some((_, old)) => *old = now,
+            None => told.push((name.clone(), now)),
+        }
+    }
+    told
 }
 
 /// The names of signal(7), without `SIG`; real-time signals are counted from either end.

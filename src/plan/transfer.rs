@@ -1,6 +1,6 @@
 //! COPY and ADD at their point of a stage: which files, from where, to where, with which metadata.
 
-use super::stages::{Origin, resolve_origin};
+use super::origin::{Origin, resolve_origin};
 use super::step::{Action, AddStep, CopySource, CopyStep, StepErrorKind};
 use super::step::{Done, Evaluator, absolute, working_dir};
 use crate::dockerfile::{Add, Copy, Source, Transfer, Word, expand_body, history};

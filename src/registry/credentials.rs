@@ -16,7 +16,7 @@ use super::{RegistryError, Secret};
 use crate::image::Repository;
 
 /// The key under which Docker keeps the login of its Hub.
-const HUB_KEY: &str = "https://index.docker.io/v1/";
+pub(super) const HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// How to prove who one is.
 #[derive(Clone, Debug, PartialEq, Eq)]

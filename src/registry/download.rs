@@ -38,7 +38,10 @@ pub(crate) async fn fetch(
 }
 
 /// Hashes a layout's blob where it is; it is not copied.
-async fn verify_layout(dir: &Path, wanted: &Descriptor) -> Result<BlobFile, RegistryError> {
+pub(crate) async fn verify_layout(
+    dir: &Path,
+    wanted: &Descriptor,
+) -> Result<BlobFile, RegistryError> {
     let (dir, wanted) = (dir.to_owned(), wanted.clone());
     let verify = move || {
         let path = crate::image::layout_path(&dir, wanted.digest);

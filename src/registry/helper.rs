@@ -11,9 +11,10 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde::Deserialize;
+use serde_json::json;
 
 use super::{Login, RegistryError, Secret};
 
@@ -95,31 +96,10 @@ pub(super) fn ask(
     name: &str,
     server: &str,
 ) -> Result<Option<Login>, RegistryError> {
-    let program = helpers.programs.get(name).ok_or_else(|| {
-        RegistryError::Credentials(format!("the helper {PREFIX}{name} was not found"))
-    })?;
+    let (program, output) = run(helpers, name, "get", server, server.as_bytes())?;
     let failed = |why: String| {
         RegistryError::Credentials(format!("{} for {server}: {why}", program.named.display()))
     };
-    if !program.is_still_itself() {
-        return Err(failed("it is another file than at the start, and is not run".to_owned()));
-    }
-    let mut child = Command::new(&program.path)
-        .arg0(&program.named)
-        .arg("get")
-        .env_clear()
-        .envs(helpers.environment.iter().map(|(key, value)| (key, value)))
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| failed(error.to_string()))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A helper that does not read its input may still answer.
-        let _ = stdin.write_all(server.as_bytes());
-    }
-    let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
     if !output.status.success() {
         // Helpers tell errors on stdout, in words that Docker fixed.
         let said = String::from_utf8_lossy(&output.stdout);
@@ -131,6 +111,60 @@ pub(super) fn ask(
     let answer: Answer = serde_json::from_slice(&output.stdout)
         .map_err(|_| failed("its answer is not the JSON of a credential helper".to_owned()))?;
     Ok(login(answer))
+}
+
+/// Runs a helper with this input to its end.
+fn run<'a>(
+    helpers: &'a Helpers,
+    name: &str,
+    action: &str,
+    server: &str,
+    input: &[u8],
+) -> Result<(&'a Program, Output), RegistryError> {
+    let program = helpers.programs.get(name).ok_or_else(|| {
+        RegistryError::Credentials(format!("the helper {PREFIX}{name} was not found"))
+    })?;
+    let failed = |why: String| {
+        RegistryError::Credentials(format!("{} for {server}: {why}", program.named.display()))
+    };
+    if !program.is_still_itself() {
+        return Err(failed("it is another file than at the start, and is not run".to_owned()));
+    }
+    let mut child = Command::new(&program.path)
+        .arg0(&program.named)
+        .arg(action)
+        .env_clear()
+        .envs(helpers.environment.iter().map(|(key, value)| (key, value)))
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| failed(error.to_string()))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A helper that does not read its input may still answer.
+        let _ = stdin.write_all(input);
+    }
+    let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
+    Ok((program, output))
+}
+
+/// Gives a login to a helper.
+pub(super) fn store(
+    helpers: &Helpers,
+    name: &str,
+    server: &str,
+    user: &str,
+    password: &Secret,
+) -> Result<(), RegistryError> {
+    let login = json!({"ServerURL": server, "Username": user, "Secret": password.expose()});
+    let (program, output) = run(helpers, name, "store", server, login.to_string().as_bytes())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = first_line(&String::from_utf8_lossy(&output.stdout));
+    let program = program.named.display();
+    Err(RegistryError::Credentials(format!("{program} for {server}: {}: {said}", output.status)))
 }
 
 fn login(answer: Answer) -> Option<Login> {

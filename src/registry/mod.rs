@@ -21,6 +21,7 @@ mod download;
 mod error;
 mod exchange;
 mod helper;
+mod layout_push;
 mod pending;
 mod pull;
 mod push;
@@ -28,6 +29,7 @@ mod put;
 mod retry;
 mod secret;
 mod settings;
+mod store;
 mod transport;
 mod upload;
 
@@ -46,6 +48,7 @@ pub use helper::Helpers;
 pub use pending::{PendingBlob, PendingUpload};
 pub use secret::Secret;
 pub use settings::{Attempts, Patience, Proxies, Settings};
+pub use store::{Stored, store_login};
 
 use exchange::Client;
 use settings::Purpose;
@@ -159,6 +162,17 @@ impl Registry {
             }
         }
         let task = push::push(&self.client, image, references, dir);
+        self.wait(task, || "push".to_owned())
+    }
+
+    /// Pushes the one image, index or artifact of an OCI layout under these names, byte for byte, and what
+    /// refers to it: signatures, attestations.
+    pub fn push_layout(
+        &self,
+        layout: &Path,
+        references: &[Reference],
+    ) -> Result<(Digest, Vec<Pushed>), RegistryError> {
+        let task = layout_push::push_layout(&self.client, layout, references);
         self.wait(task, || "push".to_owned())
     }
 

@@ -11,7 +11,7 @@ use super::retry;
 use super::settings::Purpose;
 use crate::image::{
     Blob, Descriptor, Digest, Document, Flavor, Image, MANIFEST_LIMIT, Manifest, Platform,
-    Reference,
+    Reference, Repository,
 };
 
 /// The largest image config that is read, in bytes.
@@ -111,6 +111,30 @@ async fn document(
         return Err(RegistryError::answer(what, why));
     }
     Document::parse(raw, content_type.as_deref()).map_err(RegistryError::image(what))
+}
+
+/// The entries of an index as they are written; `None` if there is nothing of this tag.
+pub(crate) async fn index(
+    client: &Client,
+    what: &str,
+    repository: &Repository,
+    tag: &str,
+) -> Result<Option<Vec<serde_json::Value>>, RegistryError> {
+    let url = client.url(repository, Purpose::Push, &format!("manifests/{tag}")).await?;
+    let mut request = Request::new(what, Purpose::Push, repository, Method::GET, url);
+    for accepted in ACCEPTED {
+        request = request.with_header(ACCEPT, accepted)?;
+    }
+    let raw = match small(client, &request, MANIFEST_LIMIT).await {
+        Ok((raw, _)) => raw,
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut json: serde_json::Value = serde_json::from_slice(&raw).unwrap_or_default();
+    match json["manifests"].take() {
+        serde_json::Value::Array(entries) => Ok(Some(entries)),
+        _ => Err(RegistryError::answer(what, format!("the tag {tag} is no index"))),
+    }
 }
 
 async fn image(

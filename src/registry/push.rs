@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
 use reqwest::header::CONTENT_TYPE;
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 
 use super::exchange::{Body, Client, Request};
 use super::retry;
@@ -36,7 +37,7 @@ pub(crate) async fn push(
     let mut pushed = Vec::with_capacity(references.len());
     let settings = &client.settings;
     for reference in references {
-        let attempt = || to_one(client, image, reference, digest, dir);
+        let attempt = || to_one(client, image, reference, dir);
         match retry::again(settings.attempts.push, settings.patience, attempt).await {
             Ok(true) => {
                 tracing::debug!("pushed {}@{digest}", reference.repository());
@@ -54,11 +55,10 @@ async fn to_one(
     client: &Client,
     image: &Image,
     reference: &Reference,
-    digest: Digest,
     dir: &Path,
 ) -> Result<bool, RegistryError> {
     blobs(client, image, reference.repository(), dir).await?;
-    match manifest(client, image, reference, digest).await {
+    match manifest(client, image, reference).await {
         Err(error) if client.settings.ignore_immutable_tags && error.is_immutable_tag() => {
             tracing::warn!("{error}; the tag stays as it is, as asked for");
             Ok(false)
@@ -87,15 +87,28 @@ async fn manifest(
     client: &Client,
     image: &Image,
     reference: &Reference,
-    digest: Digest,
 ) -> Result<(), RegistryError> {
     let what = format!("push {reference}");
-    let repository = reference.repository();
-    let key = reference.tag().map_or_else(|| digest.to_string(), str::to_owned);
+    let (repository, media_type) = (reference.repository(), image.flavor().manifest());
+    let bytes = image.manifest_bytes();
+    put_manifest(client, &what, repository, reference.tag(), media_type, bytes).await.map(|_| ())
+}
+
+/// Puts a manifest or index under a tag, or under its digest; the registry's answer.
+pub(crate) async fn put_manifest(
+    client: &Client,
+    what: &str,
+    repository: &Repository,
+    tag: Option<&str>,
+    media_type: &str,
+    bytes: Bytes,
+) -> Result<Response, RegistryError> {
+    let digest = Digest::of(&bytes);
+    let key = tag.map_or_else(|| digest.to_string(), str::to_owned);
     let url = client.url(repository, Purpose::Push, &format!("manifests/{key}")).await?;
-    let request = Request::new(&what, Purpose::Push, repository, Method::PUT, url)
-        .with_body(Body::Bytes(image.manifest_bytes()))
-        .with_header(CONTENT_TYPE, image.flavor().manifest())?;
+    let request = Request::new(what, Purpose::Push, repository, Method::PUT, url)
+        .with_body(Body::Bytes(bytes))
+        .with_header(CONTENT_TYPE, media_type)?;
     let response = client.exchange(&request).await?;
     if !matches!(response.status(), StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED) {
         return Err(client.refusal(&request, response).await);
@@ -103,8 +116,8 @@ async fn manifest(
     let stored = response.headers().get("docker-content-digest").and_then(|it| it.to_str().ok());
     match stored {
         Some(stored) if stored != digest.to_string() => {
-            Err(RegistryError::answer(&what, format!("the registry stored {stored}, not {digest}")))
+            Err(RegistryError::answer(what, format!("the registry stored {stored}, not {digest}")))
         }
-        _ => Ok(()),
+        _ => Ok(response),
     }
 }

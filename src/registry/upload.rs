@@ -16,11 +16,11 @@ use tokio::time::Instant;
 use tokio_util::io::ReaderStream;
 
 use super::auth::Scope;
-use super::download::fetch;
+use super::download::{fetch, verify_layout};
 use super::exchange::{Body, Client, Failure, Request, location};
 use super::settings::Purpose;
 use super::{RegistryError, retry};
-use crate::image::{Blob, Descriptor, ImageLayer, Repository};
+use crate::image::{Blob, BlobFile, Descriptor, ImageLayer, Repository};
 
 /// How much of a file is read at a time, in bytes.
 const READ: usize = 256 << 10;
@@ -37,6 +37,8 @@ const OCTETS: &str = "application/octet-stream";
 pub(crate) enum Source<'a> {
     Bytes(Bytes),
     Layer(&'a ImageLayer, &'a Path),
+    /// The OCI layout that the blob is in.
+    Layout(&'a Path),
 }
 
 /// Makes sure that the repository has this layer; `dir` takes what has to be downloaded first.
@@ -80,7 +82,7 @@ impl Upload<'_> {
     async fn ensure(&self, source: Source<'_>) -> Result<(), RegistryError> {
         let from = match &source {
             Source::Layer(ImageLayer { blob: Blob::Registry(from), .. }, _) => Some(from),
-            Source::Layer(..) | Source::Bytes(_) => None,
+            Source::Layer(..) | Source::Layout(_) | Source::Bytes(_) => None,
         };
         if from == Some(self.repository) || self.exists().await? {
             tracing::debug!(digest = %self.wanted.digest, repository = %self.repository, "exists");
@@ -96,16 +98,20 @@ impl Upload<'_> {
         let _permit = permit.map_err(|_| RegistryError::Cancelled(self.what.clone()))?;
         match source {
             Source::Bytes(bytes) => self.send(Body::Bytes(bytes)).await,
+            Source::Layout(dir) => {
+                let file = verify_layout(dir, self.wanted).await?;
+                self.send_file(&file).await
+            }
             Source::Layer(layer, dir) => {
                 let file = fetch(self.client, layer, dir).await?;
-                let body = Body::File {
-                    path: file.path().to_owned(),
-                    offset: 0,
-                    length: self.wanted.size,
-                };
-                self.send(body).await
+                self.send_file(&file).await
             }
         }
+    }
+
+    async fn send_file(&self, file: &BlobFile) -> Result<(), RegistryError> {
+        let body = Body::File { path: file.readable(), offset: 0, length: self.wanted.size };
+        self.send(body).await
     }
 
     fn request(&self, method: Method, url: Url) -> Request<'_> {

@@ -3,8 +3,10 @@
 //! Nothing in the library writes to the terminal by itself. Modules emit
 //! `tracing` events or return an error; this module decides how both look.
 
+mod colour;
 mod failure;
 mod log;
 
+pub use colour::coloured;
 pub use failure::{ExitStatus, Explain, Failure};
 pub use log::{LogFormat, LogSettings, UnknownLogFormat, UnknownVerbosity, Verbosity, install};

@@ -54,6 +54,9 @@ impl Origin {
 pub(crate) struct View {
     /// The directory that view paths start from.
     top: OwnedFd,
+    /// Keeps its mounts together when every process has gone to a namespace
+    /// of its own.
+    _mounts: OwnedFd,
     /// The command's outermost root, as a view path; empty for `/`.
     root: Vec<u8>,
     /// Whether some process may have another root by now.
@@ -80,15 +83,19 @@ impl View {
         // its root, as paths are printed from the top.
         let depth = root.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).count();
         let path = format!("/proc/{main}/root{}", "/..".repeat(depth));
-        let top = CString::new(path.as_str()).expect("a number and a name without zeros");
-        let top = Tracee::new(main).as_owner(|| sys::open(&top, libc::O_PATH | libc::O_DIRECTORY));
-        let top = top.map_err(|_| Error::Call {
-            call: format!("open({path:?})"),
-            errno: Errno(libc::EACCES),
-        })?;
+        let open = |path: &str, flags| {
+            let name = CString::new(path).expect("a number and a name without zeros");
+            Tracee::new(main).as_owner(|| sys::open(&name, flags)).map_err(|_| Error::Call {
+                call: format!("open({path:?})"),
+                errno: Errno(libc::EACCES),
+            })
+        };
+        let top = open(&path, libc::O_PATH | libc::O_DIRECTORY)?;
+        let mounts = open(&format!("/proc/{main}/ns/mnt"), libc::O_RDONLY)?;
         let our_proc = Identity::of(rustix::fs::CWD, c"/proc", AtFlags::empty());
         Ok(View {
             top,
+            _mounts: mounts,
             root: if root == b"/" { Vec::new() } else { root },
             chrooted: false,
             proc_level: usize::from(in_pid_namespace),

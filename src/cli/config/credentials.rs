@@ -42,7 +42,7 @@ fn files(around: &Surroundings) -> Vec<PathBuf> {
 }
 
 /// The external helpers of this machine, as they are now.
-fn helpers(around: &Surroundings) -> Helpers {
+pub(in crate::cli) fn helpers(around: &Surroundings) -> Helpers {
     let path = around.variable("PATH").unwrap_or_default();
     let directories: Vec<PathBuf> = std::env::split_paths(path).collect();
     let pairs = around.env.iter();

@@ -17,7 +17,7 @@ use crate::sink::Place;
 pub(super) fn outputs(flags: &Flags, around: &Surroundings) -> Result<Outputs, Failure> {
     let no_push = switch(flags.no_push.is_some_and(|flag| flag.0), "KANIKO_NO_PUSH", around)?;
     let destinations = destinations(&flags.destination)?;
-    if destinations.is_empty() && !no_push {
+    if destinations.is_empty() && !no_push && !flags.language.build_nothing() {
         return Err(Failure::new("you must provide --destination, or use --no-push"));
     }
     let absolute = |path: &std::path::PathBuf| around.here.join(path);
@@ -62,7 +62,7 @@ pub(super) fn outputs(flags: &Flags, around: &Surroundings) -> Result<Outputs, F
 }
 
 /// Names of images that can be pushed to.
-pub(super) fn destinations(given: &[String]) -> Result<Vec<Reference>, Failure> {
+pub(in crate::cli) fn destinations(given: &[String]) -> Result<Vec<Reference>, Failure> {
     let parse = |text: &String| {
         let reference: Reference =
             text.parse().map_err(|error| Failure::new(format!("--destination={text}: {error}")))?;
@@ -78,7 +78,11 @@ pub(super) fn destinations(given: &[String]) -> Result<Vec<Reference>, Failure> 
 }
 
 /// A file, or an https URL that takes a PUT.
-fn place(flag: &str, text: &str, around: &Surroundings) -> Result<Option<Place>, Failure> {
+pub(in crate::cli) fn place(
+    flag: &str,
+    text: &str,
+    around: &Surroundings,
+) -> Result<Option<Place>, Failure> {
     match text.split_once("://") {
         _ if text.is_empty() => Ok(None),
         Some(("https", _)) => Ok(Some(Place::Url(Secret::new(text)))),

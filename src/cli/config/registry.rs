@@ -13,7 +13,10 @@ use crate::report::Failure;
 ///
 /// # Errors
 /// Flags that cannot be read, and files that are not there.
-pub(super) fn registry(flags: &RegistryFlags, around: &Surroundings) -> Result<Settings, Failure> {
+pub(in crate::cli) fn registry(
+    flags: &RegistryFlags,
+    around: &Surroundings,
+) -> Result<Settings, Failure> {
     Ok(Settings {
         insecure: flags.insecure.0,
         insecure_pull: flags.insecure_pull.0,

@@ -53,6 +53,13 @@ const REFUSED: &[&str] = &[
     "# escape=x\nFROM x\n",
     "# escape=`\n# escape=`\nFROM x\n",
     "\u{feff}FROM x\nLABEL größe=1 ñandú\n",
+    // Several, and what follows from the first alone.
+    "FROM x\nRUM make\nCOPY --form=y a b\nEXPOSE\nENV a\n",
+    "FROM x\nRUN apt-get install \n  gcc \n  make\nCOPPY a b\nUSER\n",
+    "FROM x y\nRUN a\nRUN b\nENV c\n",
+    "RUN a\nENV b=c\nFROM x\nSHELL sh\n",
+    "FROM x\nRUM <<EOF\nmake\nEOF\nENV a\n",
+    "FROM x\nENV a\nRUN <<EOF\nmake\n",
 ];
 
 const NO_TRIGGERS: &[&str] = &["", "FROM x", "RUN a\nRUN b", "RUM a"];

@@ -91,7 +91,7 @@ fn essence(file: &Dockerfile) -> String {
     PLACES.replace_all(&format!("{value:?}"), "").into_owned()
 }
 
-fn check(text: &[u8]) -> Result<(), TestCaseError> {
+pub(super) fn check(text: &[u8]) -> Result<(), TestCaseError> {
     let file = match parse("first", text) {
         Ok(file) => file,
         Err(error) => {

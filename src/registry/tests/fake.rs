@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
+use std::time::Duration;
 
 use crate::image::{Digest, Image};
 
@@ -35,6 +36,8 @@ pub(super) struct Answer {
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
     pub(super) cut: Option<usize>,
+    /// The body comes in so many pieces, each after this pause.
+    pub(super) slow: Option<(usize, Duration)>,
     /// The connection is left open and silent.
     pub(super) stall: bool,
 }
@@ -51,6 +54,11 @@ impl Answer {
 
     pub(super) fn with(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(super) fn slow(mut self, pieces: usize, pause: Duration) -> Self {
+        self.slow = Some((pieces, pause));
         self
     }
 
@@ -195,8 +203,17 @@ fn write_answer(mut stream: &TcpStream, seen: &Seen, answer: &Answer) -> bool {
     }
     let body = if seen.method == "HEAD" { &[][..] } else { &answer.body[..] };
     let sent = answer.cut.unwrap_or(body.len()).min(body.len());
-    let bytes = [head.as_bytes(), b"\r\n", &body[..sent]].concat();
-    let written = stream.write_all(&bytes);
+    let body = &body[..sent];
+    let written = match answer.slow {
+        None => stream.write_all(&[head.as_bytes(), b"\r\n", body].concat()),
+        Some((pieces, pause)) => {
+            let start = stream.write_all(&[head.as_bytes(), b"\r\n"].concat());
+            body.chunks(body.len().div_ceil(pieces)).fold(start, |written, piece| {
+                thread::sleep(pause);
+                written.and_then(|()| stream.write_all(piece))
+            })
+        }
+    };
     if answer.cut.is_some() {
         let _ = stream.shutdown(std::net::Shutdown::Both);
     }

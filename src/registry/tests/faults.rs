@@ -156,6 +156,9 @@ fn manifests_that_are_refused() {
         &image.config_descriptor().digest.to_string(),
         &image.layers()[0].descriptor.digest.to_string(),
     );
+    let text = String::from_utf8(manifest.to_vec()).unwrap();
+    let both = text.replacen('{', r#"{"manifests":[],"#, 1);
+    let negative = text.replacen("\"size\":", "\"size\":-", 1);
     let entry = Descriptor {
         platform: Some(Platform::new("linux", "s390x", None)),
         ..Descriptor::of(oci, &manifest)
@@ -165,6 +168,9 @@ fn manifests_that_are_refused() {
     for (content_type, body, want) in [
         (Flavor::Docker.manifest(), &manifest[..], "Content-Type"),
         (oci, b"{}", "schemaVersion"),
+        (oci, br#"{"schemaVersion":1,"name":"a","fsLayers":[]}"#, "schema version 1"),
+        (oci, both.as_bytes(), "both `layers` and `manifests`"),
+        (oci, negative.as_bytes(), "expected u64"),
         (oci, &vec![b' '; (4 << 20) + 1], "more than"),
         (oci, other_config.as_bytes(), "more than"),
         (index_type, index.as_bytes(), "no image for platform linux/"),

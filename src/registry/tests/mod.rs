@@ -5,6 +5,7 @@ mod clouds;
 mod fake;
 mod faults;
 mod real;
+mod requests;
 
 use std::fs;
 use std::path::Path;

@@ -122,6 +122,10 @@ impl<'a> Placed<'a> {
         }
         let time = crate::rootfs::time_of_parent(tree, &place).map_err(failed)?;
         self.touched.extend([parent.clone(), place.clone()]);
+        let held = match parent.is_root() {
+            true => None,
+            false => Some(tree.hold(&parent).map_err(failed)?),
+        };
         let before = match there {
             None => None,
             Some(_) => Some(self.set_aside(&place).map_err(failed)?),
@@ -129,7 +133,7 @@ impl<'a> Placed<'a> {
         self.placed.push(One {
             target: target.clone(),
             place: place.clone(),
-            parent: if parent.is_root() { None } else { Some(tree.hold(&parent).map_err(failed)?) },
+            parent: held,
             own: None,
             before,
             after: After::Drop,

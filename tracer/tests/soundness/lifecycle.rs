@@ -13,7 +13,7 @@ use tracer::{
     Tracer,
 };
 
-use crate::scene::{Scene, Setting, cstring, mount};
+use crate::proof::{Place, Scene, cstring, mount};
 
 fn shell(script: &str) -> Command {
     let argv = [c"sh".into(), c"-c".into(), CString::new(script).unwrap()];
@@ -124,8 +124,8 @@ fn what_may_fail_and_what_is_tried_next() {
 #[test]
 fn nothing_outlives_a_command() {
     for tracer in each_backend() {
-        for setting in Setting::ALL {
-            let scene = Scene::new(setting);
+        for place in Place::ALL {
+            let scene = Scene::new(place);
             let seen = scene.run(&tracer, "behaviours", "daemon_writes_later").unwrap();
             assert!(seen.outcome.status.success(), "{}", seen.stderr);
             let inside = |cwd: &std::path::Path| cwd.starts_with(scene.root());
@@ -134,7 +134,7 @@ fn nothing_outlives_a_command() {
                 .filter_map(|entry| fs::read_link(entry.ok()?.path().join("cwd")).ok())
                 .filter(|cwd| inside(cwd))
                 .collect();
-            assert!(left.is_empty(), "{setting:?}: {left:?}");
+            assert!(left.is_empty(), "{place:?}: {left:?}");
         }
     }
 }
@@ -184,7 +184,7 @@ fn an_interrupt_ends_everything() {
 
 #[test]
 fn above_the_budget_names_are_no_longer_resolved() {
-    let scene = Scene::new(Setting::Plain);
+    let scene = Scene::new(Place::Plain);
     let tracer = Tracer::probe(Choice::Auto).unwrap();
     for (budget, want) in [(2, true), (1000, false)] {
         let mut command = scene.command("behaviours", "open_variants");

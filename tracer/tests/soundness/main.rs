@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
-mod behaviours;
+#[expect(unused_imports, reason = "some of it is for the tests that start containers")]
+mod proof;
+
+mod guests;
 mod lifecycle;
+mod program;
 mod random;
-mod scene;
-mod snapshot;

@@ -6,17 +6,22 @@ use std::io::{Read, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process;
-use std::sync::OnceLock;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use tempfile::TempDir;
-use tracer::{Command, Error, Interrupt, Outcome, Setup, Tracer};
+use tracer::{CapSet, Command, Credentials, Error, Interrupt, Marks, Outcome, Setup, Tracer};
 
-use crate::snapshot::Snapshot;
+use super::Guests;
+use super::oracle::Snapshot;
+
+/// A guest that takes longer than this hangs.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// How a guest is placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Setting {
+pub(crate) enum Place {
     /// In the surroundings of the test.
     Plain,
     /// In mount and PID namespaces, with the tree as root.
@@ -25,48 +30,19 @@ pub(crate) enum Setting {
     Chrooted,
 }
 
-impl Setting {
-    pub(crate) const ALL: [Setting; 3] = [Setting::Plain, Setting::Namespaced, Setting::Chrooted];
-}
-
-/// The guests, built once.
-pub(crate) struct Guests {
-    dir: TempDir,
-}
-
-impl Guests {
-    pub(crate) fn built() -> &'static Guests {
-        static GUESTS: OnceLock<Guests> = OnceLock::new();
-        GUESTS.get_or_init(Guests::build)
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn build() -> Guests {
-        let guests = Guests { dir: tempfile::tempdir().unwrap() };
-        // A guest that changed its user still has to find its program.
-        fs::set_permissions(guests.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        guests.compile("behaviours", &["-static", "-pthread"]);
-        guests.compile("interpreter", &["-static", "-pthread"]);
-        let bare = ["-m32", "-static", "-nostdlib", "-fno-stack-protector", "-fno-pie", "-no-pie"];
-        guests.compile("i386", &bare);
-        guests
-    }
-
-    fn compile(&self, name: &str, flags: &[&str]) {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/guests/{name}.c"));
-        let mut gcc = process::Command::new("gcc");
-        gcc.args(["-O1", "-w", "-o"]).arg(self.path(name)).args(flags).arg(source);
-        assert!(gcc.status().unwrap().success(), "{gcc:?}");
-    }
+impl Place {
+    pub(crate) const ALL: [Place; 3] = [Place::Plain, Place::Namespaced, Place::Chrooted];
 }
 
 /// A tree of its own for one guest.
 pub(crate) struct Scene {
     dir: TempDir,
-    setting: Setting,
+    place: Place,
+    /// Who runs the guest and owns the tree.
+    user: Option<u32>,
+    /// What the guest may hold.
+    keep: Option<CapSet>,
+    guests: Arc<Guests>,
 }
 
 /// What a guest did, by the trace and by the walk.
@@ -77,11 +53,21 @@ pub(crate) struct Seen {
     pub(crate) stderr: String,
 }
 
+impl Seen {
+    /// Fails where a changed path is not in the answer, or there is none.
+    pub(crate) fn expect_complete(&self) {
+        let tracer::Touched::Only(set) = &self.outcome.touched else {
+            panic!("{:?}", self.outcome.touched)
+        };
+        assert_eq!(self.after.missing(&self.before, set), [""; 0]);
+    }
+}
+
 impl Scene {
-    pub(crate) fn new(setting: Setting) -> Scene {
+    pub(crate) fn new(place: Place) -> Scene {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let scene = Scene { dir, setting };
+        let scene = Scene { dir, place, user: None, keep: None, guests: Guests::built() };
         for name in ["proc", "dev", "guest", "work/dir/sub"] {
             fs::create_dir_all(scene.root().join(name)).unwrap();
         }
@@ -95,13 +81,49 @@ impl Scene {
         scene
     }
 
+    /// Gives the tree to a user, who will run the guest; the root stays root's.
+    pub(crate) fn of(mut self, user: Option<u32>, keep: Option<CapSet>) -> Scene {
+        self.user = user;
+        self.keep = keep;
+        if let Some(user) = user {
+            for name in ["", "a", "b", "link", "dlink", "dangling", "dir"] {
+                self.give(name, user);
+            }
+            for name in ["dir/sub", "dir/sub/file"] {
+                self.give(name, user);
+            }
+        }
+        self
+    }
+
+    fn give(&self, name: &str, user: u32) {
+        let path = self.root().join("work").join(name);
+        std::os::unix::fs::lchown(path, Some(user), Some(user)).unwrap();
+    }
+
     /// Runs a guest with one argument and an input on the tree.
     pub(crate) fn run(&self, tracer: &Tracer, guest: &str, arg: &str) -> Result<Seen, Error> {
+        self.run_in(&mut self.marks(), tracer, guest, arg)
+    }
+
+    /// Marks for the tree, which may outlive one guest.
+    pub(crate) fn marks(&self) -> Marks {
+        Marks::new(&self.root(), self.called().as_bytes())
+    }
+
+    /// As [`Scene::run`], with marks of a guest before.
+    pub(crate) fn run_in(
+        &self,
+        marks: &mut Marks,
+        tracer: &Tracer,
+        guest: &str,
+        arg: &str,
+    ) -> Result<Seen, Error> {
         let mut command = self.command(guest, arg);
         let mut stderr = tempfile::tempfile().unwrap();
         command.stderr = Some(stderr.try_clone().unwrap().into());
         let before = self.snapshot();
-        let outcome = tracer.run(&command, &Interrupt::new())?;
+        let outcome = within_limit(|interrupt| tracer.run_in(marks, &command, interrupt))?;
         let after = self.snapshot();
         let mut text = String::new();
         stderr.rewind().unwrap();
@@ -110,16 +132,17 @@ impl Scene {
     }
 
     pub(crate) fn command(&self, guest: &str, arg: &str) -> Command {
-        let guests = Guests::built();
-        let program = match self.setting {
-            Setting::Plain => guests.path(guest),
-            Setting::Namespaced | Setting::Chrooted => Path::new("/guest").join(guest),
+        let program = match self.place {
+            Place::Plain => self.guests.path().join(guest),
+            Place::Namespaced | Place::Chrooted => Path::new("/guest").join(guest),
         };
         let argv = vec![cstring(&program), CString::new(arg).unwrap()];
         let mut command = Command::new(cstring(&program), argv);
-        match self.setting {
-            Setting::Plain => command.cwd = cstring(&self.root().join("work")),
-            Setting::Namespaced | Setting::Chrooted => self.enclose(&mut command),
+        command.capabilities = self.keep;
+        command.credentials = self.user.map(|id| Credentials { uid: id, gid: id, groups: vec![] });
+        match self.place {
+            Place::Plain => command.cwd = cstring(&self.root().join("work")),
+            Place::Namespaced | Place::Chrooted => self.enclose(&mut command),
         }
         command
     }
@@ -130,11 +153,11 @@ impl Scene {
         command.namespaces.mount = true;
         command.prepare(mount("", "/", "", libc::MS_REC | libc::MS_PRIVATE));
         command.prepare(bind(&root, &root));
-        command.prepare(bind(&Guests::built().path(""), &root.join("guest")));
+        command.prepare(bind(self.guests.path(), &root.join("guest")));
         command.prepare(bind(Path::new("/dev"), &root.join("dev")));
         command.prepare(mount("proc", root.join("proc").to_str().unwrap(), "proc", 0));
         let root = cstring(&root);
-        if self.setting == Setting::Namespaced {
+        if self.place == Place::Namespaced {
             command.namespaces.pid = true;
             command.prepare(Setup::PivotRoot { new_root: root });
         } else {
@@ -143,15 +166,37 @@ impl Scene {
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
-        match self.setting {
-            Setting::Plain => Snapshot::of(&self.root(), self.root().to_str().unwrap()),
-            Setting::Namespaced | Setting::Chrooted => Snapshot::of(&self.root(), "/"),
+        Snapshot::of(&self.root(), &self.called())
+    }
+
+    /// What the guest calls the root of the tree.
+    pub(crate) fn called(&self) -> String {
+        match self.place {
+            Place::Plain => self.root().to_str().unwrap().to_owned(),
+            Place::Namespaced | Place::Chrooted => "/".to_owned(),
         }
     }
 
     pub(crate) fn root(&self) -> PathBuf {
         fs::canonicalize(self.dir.path()).unwrap()
     }
+}
+
+/// Ends what hangs.
+fn within_limit<T: Send>(work: impl FnOnce(&Interrupt) -> T + Send) -> T {
+    let interrupt = Interrupt::new();
+    thread::scope(|scope| {
+        let (done, waiting) = mpsc::channel::<()>();
+        let (interrupt, is_late) = (&interrupt, mpsc::RecvTimeoutError::Timeout);
+        scope.spawn(move || {
+            if waiting.recv_timeout(LIMIT) == Err(is_late) {
+                interrupt.trigger();
+            }
+        });
+        let answer = work(interrupt);
+        drop(done);
+        answer
+    })
 }
 
 pub(crate) fn cstring(path: &Path) -> CString {

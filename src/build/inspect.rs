@@ -1,0 +1,114 @@
+//! Looking at a Dockerfile instead of building it: the checks, and the plan. Nothing is unpacked, run or
+//! pushed; of base images only manifest and config are fetched.
+
+use std::collections::BTreeMap;
+
+use tracer::Interrupt;
+
+use super::images::Images;
+use super::outline::outline;
+use super::{Order, named_contexts, parse, plan_failure, within};
+use crate::check::{self, Findings, Options, Surroundings};
+use crate::context::Context;
+use crate::dockerfile::Dockerfile;
+use crate::image::Platform;
+use crate::plan::{Arguments, Goals, Outline, Plan, plan};
+use crate::report::Failure;
+
+/// The build argument that goes before the directive of the file.
+const CHECK: &str = "BUILDKIT_DOCKERFILE_CHECK";
+
+/// What `--check` has to say.
+#[derive(Debug)]
+pub struct Checked {
+    /// For a person, several lines.
+    pub text: String,
+    /// How many things were found.
+    pub count: usize,
+}
+
+/// Looks for what is allowed and probably not meant, in all stages or those of the target.
+///
+/// # Errors
+/// The Dockerfile cannot be read at all.
+pub fn check(order: &Order, interrupt: &Interrupt, colour: bool) -> Result<Checked, Failure> {
+    within(order, interrupt, |context, registry, work| {
+        let file = parse(context)?;
+        let mut found = Findings::new(options(&file, &order.build_args)?);
+        let arguments = arguments(order, &file);
+        check::text(&file, &arguments, &mut found);
+        let contexts = named_contexts(order, work, interrupt)?;
+        let images = Images::new(registry, &contexts, interrupt)?;
+        let unused = order.goals.unused || order.goals.targets.is_empty();
+        let goals = Goals { unused, ..order.goals.clone() };
+        let planned = plan(&file, &goals, &arguments, &order.platform, &images)
+            .map_err(|error| plan_failure(error, &file));
+        if let Ok(plan) = &planned {
+            let ignore = &context.ignore;
+            let around =
+                Surroundings { dockerfile: &file, arguments: &arguments, ignore, images: &images };
+            check::stages(plan, around, &mut found);
+        }
+        let rendered = found.sorted().into_iter().map(|it| it.render(&file.source, colour));
+        let failed = planned.err().map(|failure| failure.to_string());
+        let parts: Vec<String> = rendered.chain(failed).collect();
+        Ok(Checked { count: parts.len(), text: parts.join("\n\n") })
+    })
+}
+
+/// The plan of the build.
+///
+/// # Errors
+/// As a build that fails before its first step, or at an instruction that cannot be carried out.
+pub fn dry_run(order: &Order, interrupt: &Interrupt) -> Result<Outline, Failure> {
+    within(order, interrupt, |context, registry, work| {
+        let file = parse(context)?;
+        let contexts = named_contexts(order, work, interrupt)?;
+        let images = Images::new(registry, &contexts, interrupt)?;
+        let arguments = arguments(order, &file);
+        let plan = plan(&file, &order.goals, &arguments, &order.platform, &images)
+            .map_err(|error| plan_failure(error, &file))?;
+        outline(order, &file, &arguments, &plan, &images)
+    })
+}
+
+/// Tells what the checks find in the stages of a build that is about to begin.
+pub(super) fn warn(
+    order: &Order,
+    context: &Context,
+    file: &Dockerfile,
+    arguments: &Arguments,
+    plan: &Plan<'_>,
+    images: &Images<'_>,
+) -> Result<(), Failure> {
+    let options = options(file, &order.build_args)?;
+    for name in options.unknown_rules() {
+        tracing::warn!("{}: # check= names {name}, which is no rule", file.source.name);
+    }
+    let mut found = Findings::new(options);
+    check::text(file, arguments, &mut found);
+    let ignore = &context.ignore;
+    check::stages(plan, Surroundings { dockerfile: file, arguments, ignore, images }, &mut found);
+    for finding in found.sorted() {
+        tracing::warn!("{}", finding.line(&file.source));
+    }
+    if found.are_errors() {
+        return Err(Failure::new("the checks found what is told above, and check=error=true")
+            .hint("mend it, or name the rule in # check=skip="));
+    }
+    Ok(())
+}
+
+pub(super) fn arguments(order: &Order, file: &Dockerfile) -> Arguments {
+    let target = order.goals.target_name(file);
+    Arguments::new(order.build_args.clone(), &Platform::host(), &order.platform, target)
+}
+
+fn options(file: &Dockerfile, given: &BTreeMap<String, String>) -> Result<Options, Failure> {
+    let (place, text) = match (given.get(CHECK), &file.directives.check) {
+        (Some(text), _) => (format!("--build-arg {CHECK}"), text.as_str()),
+        (None, Some(text)) => (format!("{}: # check=", file.source.name), text.as_str()),
+        (None, None) => return Ok(Options::default()),
+    };
+    Options::parse(text).map_err(|error| Failure::new(error.to_string()).at(place))
+}

@@ -1,0 +1,111 @@
+//! What `--from` names: a stage before this one, a context, an image.
+
+use super::stages::{BaseImages, PlanError, file};
+use crate::dockerfile::{Dockerfile, Instruction, Span, Stage};
+use crate::image::Reference;
+
+/// Where `COPY --from` takes files from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The build context.
+    Context,
+    /// A named context.
+    Named(String),
+    /// A stage of the plan, by number.
+    Stage(usize),
+    /// An image.
+    Image(Reference),
+}
+
+/// What `--from=…` of an instruction in stage `stage` means.
+///
+/// # Errors
+/// A number or name that is no stage before this one and no image either.
+pub(super) fn resolve_origin(
+    from: &str,
+    stage: usize,
+    dockerfile: &Dockerfile,
+    images: &dyn BaseImages,
+) -> Result<Origin, String> {
+    if images.has_context(from) {
+        return Ok(Origin::Named(from.to_owned()));
+    }
+    let name = from.to_lowercase();
+    let stages = &dockerfile.stages;
+    let named = |stage: &Stage| stage.name.as_deref() == Some(name.as_str());
+    if let Some(found) = stages[..stage].iter().rposition(named) {
+        return Ok(Origin::Stage(found));
+    }
+    if let Some(later) = stages[stage..].iter().position(named) {
+        let line = stages[stage + later].line;
+        return Err(if later == 0 {
+            format!("--from={from} names the stage it stands in")
+        } else {
+            format!("--from={from} names a stage that begins later, on line {line}")
+        });
+    }
+    if let Ok(number) = from.parse::<usize>() {
+        return if number < stage {
+            Ok(Origin::Stage(number))
+        } else {
+            Err(format!("--from={from} is not the number of an earlier stage"))
+        };
+    }
+    from.parse().map(Origin::Image).map_err(|error: crate::image::ImageError| error.to_string())
+}
+
+/// The `--from` values of an instruction, and where they are written.
+pub(super) fn origins(instruction: &Instruction) -> Vec<(&str, Span)> {
+    match instruction {
+        Instruction::Copy(copy) => {
+            copy.from.iter().map(|word| (word.text.as_str(), word.span)).collect()
+        }
+        Instruction::Run(run) => run
+            .mounts
+            .iter()
+            .filter_map(|mount| mount.value("from").map(|word| (word.text.as_str(), word.span)))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Refuses a name or number of a stage that is not built yet, before anything is built.
+pub(super) fn looks_back(
+    from: &str,
+    stage: usize,
+    line: usize,
+    span: Span,
+    dockerfile: &Dockerfile,
+    images: &dyn BaseImages,
+) -> Result<(), PlanError> {
+    if images.has_context(from) || resolve_origin(from, stage, dockerfile, images).is_ok() {
+        return Ok(());
+    }
+    let Some(later) = later_stage(from, stage, dockerfile) else { return Ok(()) };
+    let other = &dockerfile.stages[later];
+    let message = if later == stage {
+        format!("--from={from} names the stage it stands in")
+    } else if names(other, stage, dockerfile) {
+        format!("--from={from} names a stage that needs this one: a cycle")
+    } else {
+        format!("--from={from} names a stage that begins later, on line {}", other.line)
+    };
+    Err(PlanError::BadOrigin { file: file(dockerfile), line, span, stage: other.span, message })
+}
+
+fn later_stage(from: &str, stage: usize, dockerfile: &Dockerfile) -> Option<usize> {
+    let name = from.to_lowercase();
+    let named = |stage: &Stage| stage.name.as_deref() == Some(name.as_str());
+    let later = dockerfile.stages[stage..].iter().position(named).map(|place| stage + place);
+    later.or_else(|| from.parse().ok()).filter(|number| *number < dockerfile.stages.len())
+}
+
+/// Whether a stage itself names another one.
+fn names(stage: &Stage, wanted: usize, dockerfile: &Dockerfile) -> bool {
+    let wanted_name = dockerfile.stages[wanted].name.as_deref();
+    let is = |text: &str| {
+        text.parse() == Ok(wanted) || Some(text.to_lowercase().as_str()) == wanted_name
+    };
+    let copied = stage.instructions.iter().flat_map(|instruction| origins(&instruction.node));
+    is(&stage.base.text) || copied.into_iter().any(|(from, _)| is(from))
+}
