@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 /// Program, and the Debian package that brings it.
 const TOOLS: &[(&str, &str)] = &[
     ("apt-get", "apt"),
+    ("buildah", "buildah"),
     ("busybox", "busybox-static"),
     ("bzip2", "bzip2"),
     ("chroot", "coreutils"),
