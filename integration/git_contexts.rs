@@ -295,3 +295,80 @@ fn what_is_not_there_is_told() {
         build(Place::Host).flag(flag).run().refused(1, &words);
     }
 }
+
+#[test]
+fn add_of_repositories() {
+    let project = Project::new();
+    let server = Server::web(project.dir(), Login::Open);
+    let (url, first) = (format!("http://{}/app.git", server.address()), &project.first);
+    for (add, facts) in [
+        (format!("ADD {url} /got"), &[("/got/version", "2"), ("/got/.git", "")][..]),
+        (format!("ADD {url}#side:sub /got/"), &[("/got/only", "x"), ("/got/version", "")]),
+        (
+            format!("ADD --keep-git-dir=true {url}#light /got"),
+            &[("/got/version", "1"), ("/got/.git/HEAD", first)],
+        ),
+        (format!("ADD --checksum={first} {url}?tag=heavy /got"), &[("/got/version", "1")]),
+        (
+            format!("ADD --chown=7:8 --exclude=sub {url} f /got/"),
+            &[("/got/version", "2"), ("/got/f", "local"), ("/got/sub", "")],
+        ),
+    ] {
+        let dockerfile = format!("FROM busybox\n{add}\n");
+        let image =
+            Build::of(&dockerfile).file("f", "local").base("busybox", base::busybox()).image();
+        let tree = image.tree();
+        for (path, want) in facts {
+            let entry = tree.get(*path).map(ToString::to_string).unwrap_or_default();
+            assert_eq!(entry.is_empty(), want.is_empty(), "{add}: {path}");
+            assert!(entry.contains(want), "{add}: {path}: {entry}");
+            assert!(
+                !add.contains("chown") || entry.is_empty() || entry.contains(" 7:8 "),
+                "{entry}"
+            );
+        }
+        let history = image.history();
+        let line = history.last().unwrap();
+        assert!(
+            line.contains(&add.split(' ').find(|it| it.contains("http")).unwrap().to_owned()),
+            "{line}"
+        );
+    }
+    for (add, words) in [
+        (format!("ADD --checksum=abc123 {url} /got"), &["abc123", "2"][..]),
+        (format!("ADD --checksum=sha256:0 {url} /got"), &["commit"]),
+        (format!("ADD {url}#nope /got"), &["nope", "Dockerfile:2"]),
+        (format!("ADD {url}?colour=red /got"), &["colour"]),
+        (format!("COPY {url} /got"), &["ADD"]),
+        (format!("ADD --keep-git-dir=false {url}?keep-git-dir=1 /got"), &["--keep-git-dir"]),
+    ] {
+        Build::of(&format!("FROM busybox\n{add}\n"))
+            .base("busybox", base::busybox())
+            .run()
+            .refused(1, words);
+    }
+}
+
+/// The login of the context's host is not for what a Dockerfile names.
+#[test]
+fn add_logs_in_at_the_context_s_host_only() {
+    let home = tempfile::tempdir().unwrap();
+    let (app, other) = (Repository::new(home.path(), "app"), Repository::new(home.path(), "other"));
+    other.commit(&[("x", "1")]);
+    let (own, foreign) =
+        (Server::web(home.path(), Login::Basic), Server::web(home.path(), Login::Basic));
+    for (server, works) in [(&own, true), (&foreign, false)] {
+        let dockerfile = format!("FROM busybox\nADD http://{}/other.git /got\n", server.address());
+        app.commit(&[("Dockerfile", &dockerfile)]);
+        let ended = build(Place::Host)
+            .variable("GIT_USERNAME", USER)
+            .variable("GIT_PASSWORD", PASSWORD)
+            .flag(format!("--context=http://{}/app.git", own.address()))
+            .run();
+        match works {
+            true => drop(ended.succeeded()),
+            false => ended.refused(1, &["401", foreign.address()]),
+        }
+    }
+    assert!(!foreign.requests().contains(USER), "{}", foreign.requests());
+}

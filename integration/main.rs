@@ -48,6 +48,7 @@ mod results;
 mod rough_steps;
 mod run_mounts;
 mod signals;
+mod stores;
 mod tracer_in_pod;
 mod tracers;
 mod verify;

@@ -292,7 +292,7 @@ const REFUSED: Refusals<'_> = &[
     ("target=/", &["the target cannot be /"]),
     ("source=none,target=/x", &["RUN --mount at /x: /none: not found in the build context"]),
     ("source=hidden,target=/x", &["/hidden: excluded by .dockerignore"]),
-    ("from=later,target=/x", &["RUN --mount: --from=later names a stage that begins later"]),
+    ("from=later,target=/x", &["--from=later names a stage that begins later"]),
     ("type=cache,target=/c,source=/sub", &["there is no /sub in the cache \"/c\""]),
     ("type=bint,target=/x", &["unsupported mount type `bint`", "did you mean bind?"]),
     ("type=tmpfs,target=/x,mode=1", &["mode is not allowed for a tmpfs mount"]),

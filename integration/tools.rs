@@ -7,7 +7,10 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// Program, and the Debian package that brings it.
+/// Where `.ci/setup` installs programs of the Python Package Index.
+const EMULATORS: &str = "/opt/kaniko-rs-emulators/bin";
+
+/// Program, and the Debian package that brings it, or the directory it is in.
 const TOOLS: &[(&str, &str)] = &[
     ("apt-get", "apt"),
     ("buildah", "buildah"),
@@ -23,6 +26,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("grep", "grep"),
     ("gzip", "gzip"),
     ("htpasswd", "apache2-utils"),
+    ("moto_server", EMULATORS),
     ("nginx", "nginx-light"),
     ("runc", "runc"),
     ("setcap", "libcap2-bin"),
@@ -54,10 +58,13 @@ pub(crate) fn find(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{name} is not in the table of tools"));
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .chain(["/usr/sbin", "/sbin", EMULATORS].map(PathBuf::from))
         .map(|directory| directory.join(name))
         .find(|candidate| candidate.is_file())
-        .unwrap_or_else(|| panic!("{name} is not installed: apt-get install {package}"))
+        .unwrap_or_else(|| match package {
+            EMULATORS => panic!("{name} is not in {EMULATORS}: run .ci/setup"),
+            package => panic!("{name} is not installed: apt-get install {package}"),
+        })
 }
 
 /// A command for the tool, its standard input empty.

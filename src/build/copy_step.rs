@@ -7,8 +7,6 @@ use super::stage::{Fold, Stages};
 use snapshot::{Difference, ImagePath, Suspects};
 
 use crate::context::Ignore;
-use crate::context::http;
-use crate::image::Digest;
 use crate::plan::{BaseImages as _, CopySource, CopyStep, Origin};
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::Rootfs;
@@ -27,6 +25,10 @@ impl<'a> Stages<'a, '_> {
                 CopySource::Path(pattern) => pattern,
                 CopySource::Url(url) => {
                     self.add_fetched(step, url, &mut copier)?;
+                    continue;
+                }
+                CopySource::Git(git) => {
+                    self.add_repository(step, git, &mut copier)?;
                     continue;
                 }
                 CopySource::Inline(..) => continue,
@@ -71,43 +73,6 @@ impl<'a> Stages<'a, '_> {
             Failure::new(format!("could not unpack {}: {error}", found.name.display()))
         })?;
         Ok(true)
-    }
-
-    /// Adds a file of the web.
-    pub(super) fn add_fetched(
-        &self,
-        step: &CopyStep,
-        url: &str,
-        copier: &mut Copier<'_>,
-    ) -> Result<(), Failure> {
-        let builder = self.builder;
-        let dir = tempfile::tempdir_in(builder.work.scratch())
-            .could_not(|| "make a directory for what is fetched".to_owned())?;
-        let shown = http::without_credentials(url);
-        tracing::info!("Fetching {shown}");
-        let fetched =
-            http::fetch(url, &dir.path().join("file"), &builder.order.access.fetch, || {
-                builder.interrupt.is_triggered()
-            })
-            .map_err(|error| error.while_doing("add"))?;
-        let digest = Digest::from_bytes(fetched.sha256);
-        let expected = step.add.as_ref().and_then(|add| add.checksum);
-        if let Some(expected) = expected.filter(|expected| *expected != digest) {
-            return Err(Failure::new(format!("{shown} has the checksum {digest}, not {expected}"))
-                .hint(
-                    "the file has changed since the Dockerfile was written, or was tampered with",
-                ));
-        }
-        let sources = SourceTree::context(dir.path(), None, self.builder.work.path(), &shown)
-            .could_not(|| "open what was fetched".to_owned())?;
-        let found = Found { path: "file".into(), name: fetched.name.into() };
-        let unpack = step.add.as_ref().is_some_and(|add| add.unpack == Some(true));
-        if unpack && self.unpacked(step, &sources, &found, copier)? {
-            return Ok(());
-        }
-        copier
-            .copy(&sources, &found, &step.dest)
-            .map_err(|error| Failure::new(format!("could not add {shown}: {error}")))
     }
 
     pub(super) fn workdir(

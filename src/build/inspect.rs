@@ -7,7 +7,7 @@ use tracer::Interrupt;
 
 use super::images::Images;
 use super::outline::outline;
-use super::{Order, named_contexts, parse, plan_failure, within};
+use super::{Order, contexts, parse, plan_failure, within};
 use crate::check::{self, Findings, Options, Surroundings};
 use crate::context::Context;
 use crate::dockerfile::Dockerfile;
@@ -37,7 +37,7 @@ pub fn check(order: &Order, interrupt: &Interrupt, colour: bool) -> Result<Check
         let mut found = Findings::new(options(&file, &order.build_args)?);
         let arguments = arguments(order, &file);
         check::text(&file, &arguments, &mut found);
-        let contexts = named_contexts(order, work, interrupt)?;
+        let contexts = contexts::named(order, registry, work, interrupt)?;
         let images = Images::new(registry, &contexts, interrupt)?;
         let unused = order.goals.unused || order.goals.targets.is_empty();
         let goals = Goals { unused, ..order.goals.clone() };
@@ -63,7 +63,7 @@ pub fn check(order: &Order, interrupt: &Interrupt, colour: bool) -> Result<Check
 pub fn dry_run(order: &Order, interrupt: &Interrupt) -> Result<Outline, Failure> {
     within(order, interrupt, |context, registry, work| {
         let file = parse(context)?;
-        let contexts = named_contexts(order, work, interrupt)?;
+        let contexts = contexts::named(order, registry, work, interrupt)?;
         let images = Images::new(registry, &contexts, interrupt)?;
         let arguments = arguments(order, &file);
         let plan = plan(&file, &order.goals, &arguments, &order.platform, &images)

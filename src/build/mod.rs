@@ -10,7 +10,9 @@
 //! [`stage`] only. What a build makes on disk lies in one directory of its own
 //! and goes with it.
 
+mod add_step;
 mod builder;
+mod contexts;
 mod copy_step;
 mod images;
 mod inspect;
@@ -30,7 +32,7 @@ use std::path::{Path, PathBuf};
 
 use tracer::{Interrupt, Tracer};
 
-use crate::context::{Access, Context, ContextSource, Elsewhere, obtain};
+use crate::context::{Access, Context, ContextSource};
 use crate::dockerfile::Dockerfile;
 use crate::image::{Platform, Reference};
 use crate::plan::{Goals, PlanError, StepError, plan};
@@ -156,43 +158,12 @@ fn within<T>(
     interrupt.also(move || canceller.cancel());
     let work = WorkDir::create(&order.kaniko_dir)?;
     order.work_dir.get_or_init(|| work.path().to_owned());
-    let result =
-        context(order, &work, interrupt).and_then(|context| work_on(&context, &registry, &work));
+    let result = contexts::own(order, &registry, &work, interrupt)
+        .and_then(|context| work_on(&context, &registry, &work));
     if result.is_err() && interrupt.is_triggered() {
         return Err(Failure::new("the build was interrupted").status(ExitStatus::of_signal(15)));
     }
     result.map_err(|failure| explained(failure, order))
-}
-
-/// The context, whole and on this machine.
-fn context(order: &Order, work: &WorkDir, interrupt: &Interrupt) -> Result<Context, Failure> {
-    let into = work.path().join("context");
-    let obtained = obtain(&order.context, &into, &order.access, interrupt)?;
-    let obtained = obtained.below(&order.context_sub_path, "--context-sub-path")?;
-    let opened = match Elsewhere::parse(&order.dockerfile) {
-        None => Context::open(&obtained, &order.dockerfile, &order.here),
-        Some(elsewhere) => {
-            let text = elsewhere.read(&work.scratch(), &order.access, interrupt)?;
-            Context::with(&obtained, elsewhere.name(), text)
-        }
-    };
-    opened.map_err(|error| Failure::new(error.to_string()).hint("see --context and --dockerfile"))
-}
-
-/// The further contexts, those from elsewhere as directories of this machine.
-fn named_contexts(
-    order: &Order,
-    work: &WorkDir,
-    interrupt: &Interrupt,
-) -> Result<NamedContexts, Failure> {
-    let mut contexts = order.contexts.clone();
-    for (number, context) in contexts.values_mut().enumerate() {
-        if let NamedContext::Remote(source) = context {
-            let into = work.path().join(format!("context-{number}"));
-            *context = NamedContext::Dir(obtain(source, &into, &order.access, interrupt)?.dir);
-        }
-    }
-    Ok(contexts)
 }
 
 /// A way out for refusals that know none: a right that is missing, a disk that is full.
@@ -226,7 +197,7 @@ fn run(
     work: &WorkDir,
 ) -> Result<Built, Failure> {
     order.outputs.check(registry)?;
-    let contexts = named_contexts(order, work, interrupt)?;
+    let contexts = contexts::named(order, registry, work, interrupt)?;
     let images = Images::new(registry, &contexts, interrupt)?;
     let arguments = inspect::arguments(order, dockerfile);
     let plan = plan(dockerfile, &order.goals, &arguments, &order.platform, &images)

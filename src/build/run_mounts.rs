@@ -40,8 +40,9 @@ impl<'a> Stages<'a, '_> {
             self.prepare_origin(origin)?;
         }
         let mut found = Mounts::default();
-        for mount in mounts {
-            self.look_up(mount, &mut found)?;
+        let mut caches = self.caches(mounts)?;
+        for (number, mount) in mounts.iter().enumerate() {
+            self.look_up(mount, caches.remove(&number), &mut found)?;
         }
         let first = mounts.iter().find_map(|mount| match mount {
             RunMount::Ssh { target, .. } => Some(target),
@@ -53,7 +54,30 @@ impl<'a> Stages<'a, '_> {
         Ok(found)
     }
 
-    fn look_up(&self, mount: &RunMount, found: &mut Mounts<'a>) -> Result<(), Failure> {
+    /// The caches among the mounts, by number: locked in one order by everybody.
+    fn caches(&self, mounts: &[RunMount]) -> Result<BTreeMap<usize, Content<'a>>, Failure> {
+        let mut keys = Vec::new();
+        for (number, mount) in mounts.iter().enumerate() {
+            if let RunMount::Cache { id, from, mode, owner, .. } = mount {
+                let from = from.as_ref().map(|from| self.identity(from)).transpose()?;
+                keys.push((CacheKey { id: id.clone(), from, mode: *mode, owner: *owner }, number));
+            }
+        }
+        keys.sort();
+        let mut caches = BTreeMap::new();
+        for (key, number) in keys {
+            let cache = self.cache(&mounts[number], &key, &caches)?;
+            caches.insert(number, cache);
+        }
+        Ok(caches)
+    }
+
+    fn look_up(
+        &self,
+        mount: &RunMount,
+        cache: Option<Content<'a>>,
+        found: &mut Mounts<'a>,
+    ) -> Result<(), Failure> {
         let (target, content) = match mount {
             RunMount::Bind { from, source, target, read_only } => {
                 let (sources, read_only) = (self.sources(from)?, *read_only);
@@ -62,7 +86,10 @@ impl<'a> Stages<'a, '_> {
                     .map_err(|error| Failure::new(format!("RUN --mount at {target}: {error}")))?;
                 (target, Content::Files { sources, found, read_only })
             }
-            RunMount::Cache { target, .. } => (target, self.cache(mount, found)?),
+            RunMount::Cache { target, .. } => match cache {
+                Some(cache) => (target, cache),
+                None => return Err(Failure::new(format!("the cache at {target} is not open"))),
+            },
             RunMount::Tmpfs { target, size, read_only } => {
                 (target, Content::Tmpfs { size: *size, read_only: *read_only })
             }
@@ -113,16 +140,15 @@ impl<'a> Stages<'a, '_> {
     }
 
     /// The cache of a mount, made if it is new.
-    fn cache(&self, mount: &RunMount, found: &Mounts<'_>) -> Result<Content<'a>, Failure> {
+    fn cache(
+        &self,
+        mount: &RunMount,
+        key: &CacheKey,
+        open: &BTreeMap<usize, Content<'_>>,
+    ) -> Result<Content<'a>, Failure> {
         let RunMount::Cache { id, sharing, from, source, target, read_only, mode, owner } = mount
         else {
             return Err(Failure::new("only a cache has a directory of its own"));
-        };
-        let key = CacheKey {
-            id: id.clone(),
-            from: from.as_ref().map(|from| self.identity(from)).transpose()?,
-            mode: *mode,
-            owner: *owner,
         };
         let in_place = self.builder.isolation == Isolation::InPlace;
         let content = |dir: CacheDir| {
@@ -137,8 +163,8 @@ impl<'a> Stages<'a, '_> {
             let shared = *sharing == crate::dockerfile::Sharing::Shared;
             Ok(Content::Cache { dir, part: part.path, read_only: *read_only, shared })
         };
-        let same = found.mounted.iter().find_map(|other| match &other.content {
-            Content::Cache { dir, .. } if dir.key == key => Some(dir),
+        let same = open.values().find_map(|other| match other {
+            Content::Cache { dir, .. } if dir.key == *key => Some(dir),
             _ => None,
         });
         if let Some(same) = same {
@@ -153,7 +179,7 @@ impl<'a> Stages<'a, '_> {
             return content(same.again().could_not(|| format!("use the cache {id:?} twice"))?);
         }
         let store = CacheStore::new(&self.builder.order.mounts.caches);
-        let dir = store.open(&key, *sharing, in_place, self.builder.interrupt, |path| match from {
+        let dir = store.open(key, *sharing, in_place, self.builder.interrupt, |path| match from {
             Some(from) if mode.is_none() && owner.is_none() => self.fill(from, path),
             Some(_) | None => Ok(()),
         });

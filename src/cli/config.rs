@@ -71,9 +71,6 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             .map_err(|error| Failure::new(format!("--custom-platform={text}: {error}")))?,
     };
     refuse_variables(around)?;
-    if flags.contexts.context.is_empty() {
-        return Err(Failure::new("--context is empty: name a directory"));
-    }
     let registry = registry::registry(&flags.registry, around)?;
     let source = context::source(&flags.contexts, around)?;
     let kaniko_dir = kaniko_dir(flags.kaniko_dir.as_deref(), around);

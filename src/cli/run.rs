@@ -202,7 +202,6 @@ fn not_yet(error: &clap::Error) -> Option<String> {
         return None;
     };
     let name = argument.trim_start_matches('-').split('=').next()?;
-    let name = if argument == "-b" { "bucket" } else { name };
     NOT_YET.contains(&name).then(|| {
         format!("error: --{name} is a flag of kaniko that this version does not have yet\n")
     })

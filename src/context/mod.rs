@@ -6,6 +6,7 @@ pub mod git;
 pub mod glob;
 pub mod http;
 pub mod ignore;
+pub mod objects;
 mod obtain;
 mod progress;
 mod source;
@@ -20,7 +21,7 @@ use thiserror::Error;
 pub use elsewhere::Elsewhere;
 pub use glob::glob_match;
 pub use ignore::Ignore;
-pub use obtain::{Access, Obtained, obtain};
+pub use obtain::{Access, Obtained, obtain, repository};
 pub use source::{ContextSource, GitContexts, WebUrl};
 
 /// Why the context or the Dockerfile cannot be used.
@@ -28,9 +29,15 @@ pub use source::{ContextSource, GitContexts, WebUrl};
 pub enum ContextError {
     /// A kind of context that this version does not read.
     #[error(
-        "contexts of the form {0}:// are not supported: give a directory, dir://, tar://, https:// or git://"
+        "contexts of the form {0}:// are not supported: give a directory, dir://, tar://, https://, git://, s3:// or gs://"
     )]
     Unsupported(String),
+    /// The URL of an object that makes no sense.
+    #[error("{why}")]
+    BadObject {
+        /// What is wrong with it.
+        why: String,
+    },
     /// The URL of a repository that makes no sense. It is not shown: it may hold a token.
     #[error("the URL of the Git repository: {why}")]
     BadRepository {

@@ -9,8 +9,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracer::Interrupt;
 
 use super::archive::unpack;
-use super::git::{self, GitAccess};
+use super::git::{self, GitAccess, GitSource};
 use super::http::{Arriving, FetchSettings};
+use super::objects::{Object, StoreAccess};
 use super::{ContextSource, inside};
 use crate::report::{Explain as _, Failure};
 
@@ -21,6 +22,8 @@ pub struct Access {
     pub fetch: FetchSettings,
     /// For Git repositories.
     pub git: GitAccess,
+    /// For object stores.
+    pub stores: StoreAccess,
 }
 
 /// A directory with the files of a context.
@@ -68,13 +71,30 @@ pub fn obtain(
             let total = arriving.total();
             unpack(arriving, total, &name, into, interrupt)?;
         }
-        ContextSource::Git(git) => {
-            git::clone(git, into, &access.git, &access.fetch, interrupt)?;
-            let whole = Obtained { dir: into.to_owned(), is_local: false };
-            return whole.below(git.sub_dir(), &format!("the directory of {git}"));
+        ContextSource::Object(source) => {
+            let object = Object::begin(source, &access.stores, &access.fetch, interrupt)?;
+            let total = object.total();
+            unpack(object, Some(total), &name, into, interrupt)?;
         }
+        ContextSource::Git(git) => return repository(git, into, access, interrupt),
     }
     Ok(Obtained { dir: into.to_owned(), is_local: false })
+}
+
+/// Checks a repository out into the new directory `into`.
+///
+/// # Errors
+/// As [`obtain`].
+pub fn repository(
+    source: &GitSource,
+    into: &Path,
+    access: &Access,
+    interrupt: &Interrupt,
+) -> Result<Obtained, Failure> {
+    std::fs::create_dir_all(into).could_not(|| format!("make {}", into.display()))?;
+    git::clone(source, into, &access.git, &access.fetch, interrupt)?;
+    let whole = Obtained { dir: into.to_owned(), is_local: false };
+    whole.below(source.sub_dir(), &format!("the directory of {source}"))
 }
 
 impl Obtained {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::ContextError;
 use super::git::{GitOptions, GitSource};
 use super::http::without_credentials;
+use super::objects::ObjectSource;
 use crate::dockerfile::GitRef;
 
 /// Where the context comes from.
@@ -21,6 +22,8 @@ pub enum ContextSource {
     Web(WebUrl),
     /// A Git repository.
     Git(Box<GitSource>),
+    /// A tar archive in an object store.
+    Object(ObjectSource),
 }
 
 impl ContextSource {
@@ -32,6 +35,10 @@ impl ContextSource {
         if let Some(source) = git.source(text) {
             let bad = |why| ContextError::BadRepository { why };
             return Ok(Self::Git(Box::new(source.map_err(bad)?)));
+        }
+        if let Some(source) = ObjectSource::parse(text) {
+            let bad = |why| ContextError::BadObject { why };
+            return Ok(Self::Object(source.map_err(bad)?));
         }
         match text.split_once("://") {
             None => Ok(Self::Dir(here.join(text))),
@@ -75,6 +82,7 @@ impl fmt::Display for ContextSource {
             Self::Stdin => f.write_str("tar://stdin"),
             Self::Web(url) => write!(f, "{url}"),
             Self::Git(git) => write!(f, "{git}"),
+            Self::Object(object) => write!(f, "{object}"),
         }
     }
 }

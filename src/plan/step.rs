@@ -10,8 +10,8 @@ use super::stages::BaseImages;
 use super::transfer::without_user;
 use crate::dockerfile::ports::{PortError, exposed};
 use crate::dockerfile::{
-    CommandLine, Dockerfile, ExpandError, Expose, Healthcheck, Instruction, Located, Network,
-    Program, Run, Security, Span, Word, history,
+    CommandLine, Dockerfile, ExpandError, Expose, GitRef, Healthcheck, Instruction, Located,
+    Network, Program, Run, Security, Span, Word, history,
 };
 use crate::image::{Digest, Healthcheck as HealthcheckConfig, ImageConfig};
 
@@ -90,6 +90,8 @@ pub enum CopySource {
     Path(String),
     /// A file of the web, by its http or https URL.
     Url(String),
+    /// The files of a commit.
+    Git(GitRef),
     /// A file with this name and content.
     Inline(String, String),
 }

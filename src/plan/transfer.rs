@@ -3,8 +3,7 @@
 use super::origin::{Origin, resolve_origin};
 use super::step::{Action, AddStep, CopySource, CopyStep, StepErrorKind};
 use super::step::{Done, Evaluator, absolute, working_dir};
-use crate::dockerfile::{Add, Copy, Source, Transfer, Word, expand_body, history};
-use crate::image::Digest;
+use crate::dockerfile::{Add, Copy, GitRef, Source, Transfer, Word, expand_body, history};
 
 impl Evaluator<'_> {
     pub(super) fn copy(&mut self, copy: &Copy) -> Result<Done, StepErrorKind> {
@@ -15,7 +14,7 @@ impl Evaluator<'_> {
         };
         let (mut step, told) = self.transfer(&copy.files, from, None)?;
         step.parents = copy.parents;
-        let is_remote = |path: &str| is_web(path) || is_git(path);
+        let is_remote = |path: &str| is_web(path) || GitRef::parse(path).is_some();
         if told.paths.iter().any(|path| is_remote(path)) {
             return Err(StepErrorKind::Value("COPY takes no URL: write ADD".to_owned()));
         }
@@ -24,35 +23,37 @@ impl Evaluator<'_> {
     }
 
     pub(super) fn add(&mut self, add: &Add) -> Result<Done, StepErrorKind> {
-        if add.keep_git_dir.is_some() {
-            return Err(StepErrorKind::Unsupported("ADD --keep-git-dir"));
-        }
-        let checksum = add.checksum.as_ref().map(|word| self.checksum(word)).transpose()?;
-        let options = AddStep { unpack: add.unpack, checksum };
+        let checksum = add.checksum.as_ref().map(|word| self.expand(word)).transpose()?;
+        let options = AddStep { unpack: add.unpack, checksum: None };
         let (mut step, mut told) = self.transfer(&add.files, Origin::Context, Some(options))?;
         for source in &mut step.sources {
             let CopySource::Path(path) = source else { continue };
-            if is_git(path) {
-                return Err(StepErrorKind::Unsupported("ADD of a Git repository"));
-            }
-            if is_web(path) {
+            if let Some(git) = GitRef::parse(path) {
+                let git = git.and_then(|git| agreed(git, add.keep_git_dir, checksum.as_deref()));
+                *source = CopySource::Git(git.map_err(StepErrorKind::Value)?);
+            } else if is_web(path) {
                 *source = CopySource::Url(std::mem::take(path));
             }
         }
-        if checksum.is_some() && !matches!(step.sources.as_slice(), [CopySource::Url(_)]) {
-            return Err(StepErrorKind::Value(
-                "--checksum needs exactly one source, an http or https URL".to_owned(),
-            ));
+        match (&checksum, step.sources.as_slice()) {
+            (None, _) | (Some(_), [CopySource::Git(_)]) => {}
+            (Some(text), [CopySource::Url(_)]) => {
+                let digest = text
+                    .parse()
+                    .map_err(|error| StepErrorKind::Value(format!("--checksum: {error}")))?;
+                step.add = Some(AddStep { unpack: add.unpack, checksum: Some(digest) });
+            }
+            (Some(_), _) => {
+                return Err(StepErrorKind::Value(
+                    "--checksum needs exactly one source, an http or https URL or a Git repository"
+                        .to_owned(),
+                ));
+            }
         }
         for path in &mut told.paths {
             *path = without_user(path);
         }
         Ok((Action::Copy(step), Some(history::add(&told))))
-    }
-
-    fn checksum(&self, word: &Word) -> Result<Digest, StepErrorKind> {
-        let text = self.expand(word)?;
-        text.parse().map_err(|error| StepErrorKind::Value(format!("--checksum: {error}")))
     }
 
     fn transfer(
@@ -110,6 +111,7 @@ fn transferred(
     for source in sources {
         match source {
             CopySource::Path(path) | CopySource::Url(path) => told.paths.push(path.clone()),
+            CopySource::Git(git) => told.paths.push(git.remote.clone()),
             CopySource::Inline(name, _) => told.heredocs.push(name.clone()),
         }
     }
@@ -130,12 +132,28 @@ fn is_web(source: &str) -> bool {
     source.starts_with("http://") || source.starts_with("https://")
 }
 
-/// As BuildKit tells them: by scheme, by `user@host:path`, or by a path that ends in `.git`.
-fn is_git(source: &str) -> bool {
-    let path = source.split(['#', '?']).next().unwrap_or_default();
-    ["git://", "ssh://"].iter().any(|scheme| source.starts_with(scheme))
-        || source.starts_with("git@")
-        || (is_web(source) && path.ends_with(".git"))
+/// A repository with what the flags say of it; flags and URL may not disagree.
+fn agreed(
+    mut git: GitRef,
+    keep_git_dir: Option<bool>,
+    checksum: Option<&str>,
+) -> Result<GitRef, String> {
+    if let (Some(flag), Some(query)) = (keep_git_dir, git.keep_git_dir)
+        && flag != query
+    {
+        return Err(format!("--keep-git-dir={flag}, but the URL says {query}"));
+    }
+    if let (Some(flag), Some(query)) = (checksum, &git.checksum)
+        && flag != query
+    {
+        return Err(format!("--checksum={flag}, but the URL says {query}"));
+    }
+    git.keep_git_dir = keep_git_dir.or(git.keep_git_dir);
+    git.checksum = checksum.map(str::to_owned).or(git.checksum);
+    match git.checksum.as_deref().filter(|it| !it.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+        Some(wrong) => Err(format!("the checksum of a repository is a commit, not {wrong:?}")),
+        None => Ok(git),
+    }
 }
 
 /// A URL without user and password, for history and log.
@@ -169,19 +187,47 @@ mod tests {
     }
 
     #[test]
-    fn sources_of_the_web_and_of_git() {
-        for (source, web, git, told) in [
-            ("https://h/x.tar", true, false, "https://h/x.tar"),
-            ("https://u:p@h:1/x@y?a=b@c", true, false, "https://h:1/x@y?a=b@c"),
-            ("https://u:p%40@h", true, false, "https://h"),
-            ("https://h/x.git", true, true, "https://h/x.git"),
-            ("https://h/x.git#v1:sub", true, true, "https://h/x.git#v1:sub"),
-            ("git@h:x/y", false, true, "git@h:x/y"),
-            ("ssh://git@h/x", false, true, "ssh://git@h/x"),
-            ("httpsdir/x.git", false, false, "httpsdir/x.git"),
+    fn sources_of_the_web() {
+        for (source, web, told) in [
+            ("https://h/x.tar", true, "https://h/x.tar"),
+            ("https://u:p@h:1/x@y?a=b@c", true, "https://h:1/x@y?a=b@c"),
+            ("https://u:p%40@h", true, "https://h"),
+            ("https://h/x.git", true, "https://h/x.git"),
+            ("https://h/x.git#v1:sub", true, "https://h/x.git#v1:sub"),
+            ("git@h:x/y", false, "git@h:x/y"),
+            ("ssh://git@h/x", false, "ssh://git@h/x"),
+            ("httpsdir/x.git", false, "httpsdir/x.git"),
         ] {
-            assert_eq!((is_web(source), is_git(source)), (web, git), "{source}");
+            assert_eq!(is_web(source), web, "{source}");
             assert_eq!(without_user(source), told, "{source}");
+        }
+    }
+
+    #[test]
+    fn flags_and_urls_of_repositories_agree() {
+        let told = |url: &str, keep, checksum| {
+            let git = GitRef::parse(url).expect("a repository").expect("well formed");
+            match agreed(git, keep, checksum) {
+                Ok(git) => format!("{:?} {:?}", git.keep_git_dir, git.checksum.unwrap_or_default()),
+                Err(error) => error,
+            }
+        };
+        let (plain, full) = ("https://h/r.git", "https://h/r.git?keep-git-dir=1&checksum=ab");
+        for (url, keep, checksum, want) in [
+            (plain, None, None, "None \"\""),
+            (plain, Some(true), Some("ab"), "Some(true) \"ab\""),
+            (full, None, None, "Some(true) \"ab\""),
+            (full, Some(true), Some("ab"), "Some(true) \"ab\""),
+            (full, Some(false), None, "--keep-git-dir=false, but the URL says true"),
+            (full, None, Some("cd"), "--checksum=cd, but the URL says ab"),
+            (
+                plain,
+                None,
+                Some("sha256:0"),
+                "the checksum of a repository is a commit, not \"sha256:0\"",
+            ),
+        ] {
+            assert_eq!(told(url, keep, checksum), want, "{url}");
         }
     }
 }

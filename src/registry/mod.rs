@@ -41,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::image::{Digest, Image, ImageLayer, Platform, Reference, Repository};
 
+pub use builtin::aws::AwsLogin;
 pub use builtin::{Builtin, Helper};
 pub use credentials::{By, Credentials, Login};
 pub use error::RegistryError;
@@ -113,6 +114,20 @@ impl Registry {
     pub fn check_push(&self, reference: &Reference) -> Result<(), RegistryError> {
         let task = push::check(&self.client, reference.repository());
         self.wait(task, || format!("check {reference}"))
+    }
+
+    /// Who the user is to Amazon, by the chain of its SDK; nothing without any credentials.
+    pub fn aws_login(&self, region: &str) -> Result<Option<AwsLogin>, RegistryError> {
+        let task = async {
+            Ok(match builtin::aws::login(&self.client, region).await {
+                Ok(login) => Some(login),
+                Err(reason) => {
+                    tracing::info!("No login for Amazon: {reason}");
+                    None
+                }
+            })
+        };
+        self.wait(task, || "ask for AWS credentials".to_owned())
     }
 
     /// Finds out who the user is there, without a request to the registry where that is possible.

@@ -9,6 +9,7 @@ use crate::cli::flags::ContextFlags;
 use crate::cli::gobool::GoBool;
 use crate::context::git::{GitAccess, GitOptions};
 use crate::context::http::FetchSettings;
+use crate::context::objects::StoreAccess;
 use crate::context::{Access, ContextSource, GitContexts};
 use crate::registry::{Secret, Settings};
 use crate::report::Failure;
@@ -17,14 +18,52 @@ use crate::report::Failure;
 const GIT_OPTIONS: [&str; 5] =
     ["branch", "single-branch", "recurse-submodules", "insecure-skip-tls", "depth"];
 
+/// Where pipelines put the context if they do not say.
+const DEFAULT_CONTEXT: &str = "/workspace/";
+
+/// What object stores read of the environment.
+const STORE_VARIABLES: [&str; 12] = [
+    "AWS_DEFAULT_REGION",
+    "AWS_REGION",
+    "AZURE_CLIENT_ID",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_STORAGE_ACCESS_KEY",
+    "AZURE_STORAGE_ENDPOINT",
+    "AZURE_TENANT_ID",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "S3_ENDPOINT",
+    "S3_FORCE_PATH_STYLE",
+    "STORAGE_EMULATOR_HOST",
+];
+
 /// Where the context is.
 pub(super) fn source(
     flags: &ContextFlags,
     around: &Surroundings,
 ) -> Result<ContextSource, Failure> {
     let git = GitContexts { pull_method: pull_method(around)?, options: git_options(&flags.git)? };
-    ContextSource::parse(&flags.context, &around.here, &git)
-        .map_err(|error| Failure::new(format!("--context: {error}")))
+    let (flag, text) = named_source(flags)?;
+    ContextSource::parse(&text, &around.here, &git)
+        .map_err(|error| Failure::new(format!("{flag}: {error}")))
+}
+
+/// `--context`, or else `--bucket`, which is kaniko's older way to name one of Google's.
+fn named_source(flags: &ContextFlags) -> Result<(&'static str, String), Failure> {
+    match (flags.context.as_deref(), flags.bucket.as_str()) {
+        (Some(""), "") => Err(Failure::new("--context is empty: name a directory")),
+        (Some(context), "") => Ok(("--context", context.to_owned())),
+        (None, "") => Ok(("--context", DEFAULT_CONTEXT.to_owned())),
+        (None | Some(""), bucket) if bucket.contains("://") => Ok(("--bucket", bucket.to_owned())),
+        (None | Some(""), bucket) => Ok(("--bucket", format!("gs://{bucket}"))),
+        (Some(_), _) => Err(Failure::new("--context and --bucket both name a context")
+            .hint("write the bucket into --context: gs://BUCKET/OBJECT")),
+    }
+}
+
+fn variables(around: &Surroundings) -> std::collections::BTreeMap<String, Secret> {
+    let value = |name: &&str| around.variable(name).map(|it| ((*name).to_owned(), Secret::new(it)));
+    STORE_VARIABLES.iter().filter_map(value).collect()
 }
 
 /// How to reach contexts: as registries are reached, and with the login of the environment for the
@@ -55,7 +94,7 @@ pub(super) fn access(source: &ContextSource, registry: &Settings, around: &Surro
             git = git.with_login(source, user.unwrap_or_default(), &password);
         }
     }
-    Access { fetch, git }
+    Access { fetch, git, stores: StoreAccess { variables: variables(around), aws: None } }
 }
 
 /// A further context that is no image.
@@ -65,9 +104,10 @@ pub(super) fn named(text: &str, here: &Path) -> Result<NamedContext, String> {
         ContextSource::Dir(dir) if !dir.is_dir() => Err("there is no such directory".to_owned()),
         ContextSource::Dir(dir) => Ok(NamedContext::Dir(dir)),
         ContextSource::Stdin => Err("only --context reads standard input".to_owned()),
-        source @ (ContextSource::Tar(_) | ContextSource::Web(_) | ContextSource::Git(_)) => {
-            Ok(NamedContext::Remote(source))
-        }
+        source @ (ContextSource::Tar(_)
+        | ContextSource::Web(_)
+        | ContextSource::Git(_)
+        | ContextSource::Object(_)) => Ok(NamedContext::Remote(source)),
     }
 }
 

@@ -8,8 +8,15 @@ pub(in crate::cli) struct ContextFlags {
     /// plain or packed with gzip, zstd, xz or bzip2, as tar://FILE, tar://stdin
     /// or https://HOST/PATH; a Git repository as git://HOST/PATH[#REF[#COMMIT]]
     /// (fetched by HTTPS, with its history) or https://HOST/PATH.git[#REF[:DIR]].
-    #[arg(short = 'c', long, value_name = "SOURCE", default_value = "/workspace/")]
-    pub(in crate::cli) context: String,
+    /// An archive may also be in an object store: s3://BUCKET/OBJECT,
+    /// gs://BUCKET/OBJECT, or the URL of an Azure blob
+    /// [default: /workspace/].
+    #[arg(short = 'c', long, value_name = "SOURCE")]
+    pub(in crate::cli) context: Option<String>,
+
+    /// A bucket of Google Cloud Storage with the context; write --context=gs://… instead.
+    #[arg(short = 'b', long, value_name = "BUCKET", default_value = "", hide = true)]
+    pub(in crate::cli) bucket: String,
 
     /// The directory of the context to build from.
     #[arg(long, value_name = "PATH", default_value = "", hide_default_value = true)]

@@ -124,29 +124,14 @@ impl GitSource {
         self
     }
 
-    /// The same with what ADD says.
-    ///
-    /// # Errors
-    /// URL and flags disagree.
-    pub fn added(
-        mut self,
-        keep_git_dir: Option<bool>,
-        checksum: Option<&str>,
-    ) -> Result<Self, String> {
-        self.keep_git_dir = keep_git_dir.unwrap_or(self.keep_git_dir);
-        match (&self.checksum, checksum) {
-            (Some(own), Some(given)) if own != given => {
-                return Err(format!("the URL says checksum {own}, --checksum says {given}"));
-            }
-            (None, Some(given)) => self.checksum = Some(given.to_owned()),
-            (Some(_) | None, _) => {}
-        }
-        Ok(self)
-    }
-
     /// The directory of the repository that is wanted; empty for all of it.
     pub fn sub_dir(&self) -> &str {
         &self.sub_dir
+    }
+
+    /// Whether it takes a program of this machine.
+    pub fn is_ssh(&self) -> bool {
+        self.remote.scheme == Scheme::Ssh
     }
 
     /// Where it is.

@@ -75,7 +75,7 @@ impl Dice {
 }
 
 /// The Dockerfiles of the tests.
-fn seeds() -> Vec<String> {
+pub(super) fn seeds() -> Vec<String> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata");
     let files = std::fs::read_dir(format!("{root}/dockerfiles")).unwrap();
     let mut paths: Vec<_> = files.map(|file| file.unwrap().path()).collect();

@@ -3,6 +3,7 @@
 mod errors;
 mod fuzz;
 mod meaning;
+mod peers;
 mod printing;
 mod reference;
 mod words;

@@ -15,9 +15,21 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_types::body::SdkBody;
 
 use super::{ANSWER_LIMIT, Reason, is_metadata};
+use crate::registry::Secret;
 use crate::registry::answer::{causes, read_limited};
 use crate::registry::exchange::Client;
 use crate::registry::settings::Purpose;
+
+/// Credentials that sign requests to Amazon's services.
+#[derive(Debug, Clone)]
+pub struct AwsLogin {
+    /// The access key's name.
+    pub id: String,
+    /// The key.
+    pub key: Secret,
+    /// Of temporary credentials.
+    pub session: Option<Secret>,
+}
 
 /// Credentials that may sign a request; `region` is for services of which none is set.
 pub(super) async fn credentials(client: &Client, region: &str) -> Result<Credentials, Reason> {
@@ -34,6 +46,16 @@ pub(super) async fn credentials(client: &Client, region: &str) -> Result<Credent
     provider.provide_credentials().await.map_err(|error| match error {
         CredentialsError::CredentialsNotLoaded(_) => "there are no AWS credentials".to_owned(),
         other => causes(&other),
+    })
+}
+
+/// The same as plain values, for services that are no registries.
+pub(in crate::registry) async fn login(client: &Client, region: &str) -> Result<AwsLogin, Reason> {
+    let found = credentials(client, region).await?;
+    Ok(AwsLogin {
+        id: found.access_key_id().to_owned(),
+        key: Secret::new(found.secret_access_key()),
+        session: found.session_token().map(Secret::new),
     })
 }
 

@@ -9,7 +9,7 @@
 //! Having no login is no failure, as in kaniko: much can be pulled without one. Why there is none
 //! is kept for the hint of a refusal.
 
-mod aws;
+pub(super) mod aws;
 mod azure;
 mod ecr;
 mod google;

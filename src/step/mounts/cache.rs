@@ -39,8 +39,9 @@ pub enum CacheError {
     Interrupted,
 }
 
-/// What tells a cache from all others.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What tells a cache from all others. Whoever uses several takes them in this order: else two builds
+/// could wait for each other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CacheKey {
     /// Its `id`, or its target.
     pub id: String,

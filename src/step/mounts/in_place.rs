@@ -42,6 +42,17 @@ pub(in crate::step) struct Placed<'a> {
     points: MountPoints,
     agents: Vec<Forwarder>,
     touched: Vec<ImagePath>,
+    /// New contents of caches that others may have locked meanwhile.
+    renewed: Vec<Renewed>,
+}
+
+/// A copy that is to take the place of a cache: `content` in a directory beside it.
+#[derive(Debug)]
+struct Renewed {
+    cache: CacheDir,
+    path: PathBuf,
+    beside: TempDir,
+    shared: bool,
 }
 
 /// One target.
@@ -90,6 +101,7 @@ impl<'a> Placed<'a> {
             points: MountPoints::default(),
             agents: Vec::new(),
             touched: Vec::new(),
+            renewed: Vec::new(),
         };
         for mount in ordered(mounted) {
             placed.place_one(mount)?;
@@ -276,15 +288,24 @@ impl<'a> Placed<'a> {
         let mut first = Ok(());
         while let Some(one) = self.placed.pop() {
             let target = one.target.clone();
-            let restored = self.restore_one(&one);
+            let restored = self.restore_one(one);
             first = first.and(restored.map_err(|source| MountError::Io { target, source }));
+        }
+        // Shared ones last: who waits for a cache while it holds another may wait forever.
+        let mut renewed = std::mem::take(&mut self.renewed);
+        renewed.sort_by_key(|renewed| renewed.shared);
+        for renewed in renewed {
+            if let Err(error) = self.replace(&renewed) {
+                tracing::warn!("the cache {:?} stays as it was: {error}", renewed.cache.key.id);
+            }
         }
         let removed = self.points.remove(self.rootfs.tree());
         first.and(removed.map_err(|source| MountError::Io { target: ImagePath::root(), source }))
     }
 
-    fn restore_one(&self, one: &One) -> io::Result<()> {
-        let tree = self.rootfs.tree();
+    fn restore_one(&mut self, mut one: One) -> io::Result<()> {
+        let rootfs = self.rootfs;
+        let tree = rootfs.tree();
         // Where the parent is now: gone with all that was in it, moved, or where it was.
         let parent = match &one.parent {
             None => Some(ImagePath::root()),
@@ -296,7 +317,7 @@ impl<'a> Placed<'a> {
         };
         let time = place.as_ref().map(|place| crate::rootfs::time_of_parent(tree, place));
         let time = time.transpose()?;
-        self.take_out_one(one, place.as_ref())?;
+        self.take_out_one(&mut one, place.as_ref())?;
         match (&one.before, &place) {
             (None, _) => {}
             (Some(before), Some(place)) => relocate(tree, before, place)?,
@@ -310,8 +331,9 @@ impl<'a> Placed<'a> {
     }
 
     /// Frees `place` of the content, and finds it where the step has moved it.
-    fn take_out_one(&self, one: &One, place: Option<&ImagePath>) -> io::Result<()> {
-        let tree = self.rootfs.tree();
+    fn take_out_one(&mut self, one: &mut One, place: Option<&ImagePath>) -> io::Result<()> {
+        let rootfs = self.rootfs;
+        let tree = rootfs.tree();
         let moved = match &one.own {
             None => None,
             Some(handle) => self.now_at(handle)?.filter(|now| Some(now) != place),
@@ -323,14 +345,17 @@ impl<'a> Placed<'a> {
             );
         }
         let content = moved.as_ref().or(place);
-        match (&one.after, content) {
+        match (std::mem::replace(&mut one.after, After::Drop), content) {
             (After::MoveBack(cache, path), Some(content)) => {
-                self.move_back(cache, path, content)?;
+                self.move_back(&cache, &path, content)?;
             }
             (After::MoveBack(_, path), None) => std::fs::create_dir(path)?,
             (After::CopyBack(cache, path, shared), Some(content)) => {
-                if let Err(error) = self.copy_back(cache, path, *shared, content) {
-                    tracing::warn!("the cache {:?} stays as it was: {error}", cache.key.id);
+                match self.copied_back(&path, content) {
+                    Ok(beside) => self.renewed.push(Renewed { cache, path, beside, shared }),
+                    Err(error) => {
+                        tracing::warn!("the cache {:?} stays as it was: {error}", cache.key.id);
+                    }
                 }
             }
             (After::CopyBack(..), None) | (After::Drop, _) => {}
@@ -382,36 +407,33 @@ impl<'a> Placed<'a> {
         }
     }
 
-    fn copy_back(
-        &self,
-        cache: &CacheDir,
-        path: &Path,
-        shared: bool,
-        content: &ImagePath,
-    ) -> Result<(), MountError> {
-        let target = content.clone();
-        let failed = |source| MountError::Io { target: target.clone(), source };
-        let dir = path.parent().unwrap_or(path);
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let (new, old) = (format!("{name}.new"), format!("{name}.old"));
-        if shared {
-            cache.reclaim(self.interrupt).map_err(|error| failed(io::Error::other(error)))?;
-        }
-        for left in [&new, &old].map(|name| dir.join(name)).iter().filter(|left| left.exists()) {
-            std::fs::remove_dir_all(left).map_err(failed)?;
-        }
-        let other = |error: &dyn std::fmt::Display| failed(io::Error::other(error.to_string()));
-        let keep = Rootfs::empty(dir).map_err(|error| other(&error))?;
+    /// A copy of what a step made of a cache, beside the cache.
+    fn copied_back(&self, path: &Path, content: &ImagePath) -> Result<TempDir, MountError> {
+        let failed = |source| MountError::Io { target: content.clone(), source };
+        let copied = |source| MountError::Copy { target: content.clone(), source };
+        let beside = tempfile::Builder::new()
+            .prefix("new-")
+            .tempdir_in(path.parent().unwrap_or(path))
+            .map_err(failed)?;
+        let keep = Rootfs::empty(beside.path());
+        let keep = keep.map_err(|error| failed(io::Error::other(error)))?;
         let sources = SourceTree::rootfs(self.rootfs.tree().path(), "the step").map_err(failed)?;
-        let found = sources.find_plain(&content.to_string());
-        let found = found.map_err(|source| MountError::Copy { target: target.clone(), source })?;
-        let to = ImagePath::parse(new.as_bytes()).map_err(|error| other(&error))?;
+        let found = sources.find_plain(&content.to_string()).map_err(copied)?;
+        let to = ImagePath::parse(b"content").map_err(|error| failed(io::Error::other(error)))?;
         Copier::new(&keep, CopyRules::default(), self.interrupt)
             .copy_as(&sources, &found, &to)
-            .map_err(|source| MountError::Copy { target: target.clone(), source })?;
-        std::fs::rename(path, dir.join(&old)).map_err(failed)?;
-        std::fs::rename(dir.join(&new), path).map_err(failed)?;
-        std::fs::remove_dir_all(dir.join(&old)).map_err(failed)
+            .map_err(copied)?;
+        Ok(beside)
+    }
+
+    /// Puts the copy in the place of the cache.
+    fn replace(&self, renewed: &Renewed) -> io::Result<()> {
+        if renewed.shared {
+            renewed.cache.reclaim(self.interrupt).map_err(io::Error::other)?;
+        }
+        let beside = renewed.beside.path();
+        std::fs::rename(&renewed.path, beside.join("old"))?;
+        std::fs::rename(beside.join("content"), &renewed.path)
     }
 }
 

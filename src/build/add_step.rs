@@ -1,0 +1,80 @@
+//! What ADD takes from elsewhere: files of the web, and repositories.
+
+use super::stage::Stages;
+use crate::context::git::GitSource;
+use crate::context::{self, http};
+use crate::dockerfile::GitRef;
+use crate::image::Digest;
+use crate::plan::CopyStep;
+use crate::report::{Explain as _, Failure};
+use crate::rootfs::Isolation;
+use crate::step::{Copier, Found, SourceTree};
+
+impl Stages<'_, '_> {
+    /// Adds a file of the web.
+    pub(super) fn add_fetched(
+        &self,
+        step: &CopyStep,
+        url: &str,
+        copier: &mut Copier<'_>,
+    ) -> Result<(), Failure> {
+        let builder = self.builder;
+        let dir = tempfile::tempdir_in(builder.work.scratch())
+            .could_not(|| "make a directory for what is fetched".to_owned())?;
+        let shown = http::without_credentials(url);
+        tracing::info!("Fetching {shown}");
+        let fetched =
+            http::fetch(url, &dir.path().join("file"), &builder.order.access.fetch, || {
+                builder.interrupt.is_triggered()
+            })
+            .map_err(|error| error.while_doing("add"))?;
+        let digest = Digest::from_bytes(fetched.sha256);
+        let expected = step.add.as_ref().and_then(|add| add.checksum);
+        if let Some(expected) = expected.filter(|expected| *expected != digest) {
+            return Err(Failure::new(format!("{shown} has the checksum {digest}, not {expected}"))
+                .hint(
+                    "the file has changed since the Dockerfile was written, or was tampered with",
+                ));
+        }
+        let sources = SourceTree::context(dir.path(), None, self.builder.work.path(), &shown)
+            .could_not(|| "open what was fetched".to_owned())?;
+        let found = Found { path: "file".into(), name: fetched.name.into() };
+        let unpack = step.add.as_ref().is_some_and(|add| add.unpack == Some(true));
+        if unpack && self.unpacked(step, &sources, &found, copier)? {
+            return Ok(());
+        }
+        copier
+            .copy(&sources, &found, &step.dest)
+            .map_err(|error| Failure::new(format!("could not add {shown}: {error}")))
+    }
+
+    /// Adds the files of a repository.
+    pub(super) fn add_repository(
+        &self,
+        step: &CopyStep,
+        git: &GitRef,
+        copier: &mut Copier<'_>,
+    ) -> Result<(), Failure> {
+        let builder = self.builder;
+        let source = GitSource::of_docker(git.clone())
+            .map_err(|why| Failure::new(format!("the URL of the Git repository: {why}")))?;
+        if source.is_ssh() && builder.isolation == Isolation::InPlace {
+            return Err(Failure::new("in place, ADD fetches no repository by ssh")
+                .hint("the ssh program could be the image's; write an https:// URL"));
+        }
+        let dir = tempfile::tempdir_in(builder.work.scratch())
+            .could_not(|| "make a directory for what is fetched".to_owned())?;
+        let into = dir.path().join("repository");
+        let obtained =
+            context::repository(&source, &into, &builder.order.access, builder.interrupt)?;
+        let shown = source.to_string();
+        let sources = SourceTree::context(&obtained.dir, None, builder.work.path(), &shown)
+            .could_not(|| "open what was fetched".to_owned())?;
+        let failed =
+            |error: crate::step::CopyError| Failure::new(format!("could not add {shown}: {error}"));
+        for found in sources.find(".").map_err(failed)? {
+            copier.copy(&sources, &found, &step.dest).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
