@@ -23,6 +23,7 @@ mod web;
 
 mod architecture;
 mod build_basic;
+mod cache;
 mod cloud;
 mod command_line;
 mod contexts;
@@ -42,6 +43,7 @@ mod limits;
 mod multistage;
 mod outline;
 mod push_login;
+mod real_workloads;
 mod registry_flags;
 mod registry_io;
 mod results;

@@ -1,6 +1,7 @@
 //! Builds container images from a Dockerfile without a daemon.
 
 pub mod build;
+pub mod cache;
 pub mod check;
 pub mod cli;
 pub mod context;

@@ -211,6 +211,12 @@ impl Fingerprint {
     pub fn of(content: &[u8]) -> Self {
         Self(xxhash_rust::xxh3::xxh3_128(content).to_le_bytes())
     }
+
+    /// The hash itself.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
 }
 
 /// One path of the image.

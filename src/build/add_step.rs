@@ -1,5 +1,7 @@
 //! What ADD takes from elsewhere: files of the web, and repositories.
 
+use std::rc::Rc;
+
 use super::stage::Stages;
 use crate::context::git::GitSource;
 use crate::context::{self, http};
@@ -10,14 +12,18 @@ use crate::report::{Explain as _, Failure};
 use crate::rootfs::Isolation;
 use crate::step::{Copier, Found, SourceTree};
 
+/// A file of the web on this machine.
+pub(super) struct Download {
+    dir: tempfile::TempDir,
+    pub(super) fetched: http::Fetched,
+}
+
 impl Stages<'_, '_> {
-    /// Adds a file of the web.
-    pub(super) fn add_fetched(
-        &self,
-        step: &CopyStep,
-        url: &str,
-        copier: &mut Copier<'_>,
-    ) -> Result<(), Failure> {
+    /// Fetches a file of the web, once for a build.
+    pub(super) fn download(&self, url: &str) -> Result<Rc<Download>, Failure> {
+        if let Some(known) = self.downloads.borrow().get(url) {
+            return Ok(Rc::clone(known));
+        }
         let builder = self.builder;
         let dir = tempfile::tempdir_in(builder.work.scratch())
             .could_not(|| "make a directory for what is fetched".to_owned())?;
@@ -28,7 +34,21 @@ impl Stages<'_, '_> {
                 builder.interrupt.is_triggered()
             })
             .map_err(|error| error.while_doing("add"))?;
-        let digest = Digest::from_bytes(fetched.sha256);
+        let download = Rc::new(Download { dir, fetched });
+        self.downloads.borrow_mut().insert(url.to_owned(), Rc::clone(&download));
+        Ok(download)
+    }
+
+    /// Adds a file of the web.
+    pub(super) fn add_fetched(
+        &self,
+        step: &CopyStep,
+        url: &str,
+        copier: &mut Copier<'_>,
+    ) -> Result<(), Failure> {
+        let shown = http::without_credentials(url);
+        let download = self.download(url)?;
+        let digest = Digest::from_bytes(download.fetched.sha256);
         let expected = step.add.as_ref().and_then(|add| add.checksum);
         if let Some(expected) = expected.filter(|expected| *expected != digest) {
             return Err(Failure::new(format!("{shown} has the checksum {digest}, not {expected}"))
@@ -36,9 +56,10 @@ impl Stages<'_, '_> {
                     "the file has changed since the Dockerfile was written, or was tampered with",
                 ));
         }
-        let sources = SourceTree::context(dir.path(), None, self.builder.work.path(), &shown)
-            .could_not(|| "open what was fetched".to_owned())?;
-        let found = Found { path: "file".into(), name: fetched.name.into() };
+        let sources =
+            SourceTree::context(download.dir.path(), None, self.builder.work.path(), &shown)
+                .could_not(|| "open what was fetched".to_owned())?;
+        let found = Found { path: "file".into(), name: download.fetched.name.clone().into() };
         let unpack = step.add.as_ref().is_some_and(|add| add.unpack == Some(true));
         if unpack && self.unpacked(step, &sources, &found, copier)? {
             return Ok(());

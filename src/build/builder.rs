@@ -11,13 +11,14 @@ use super::images::{Images, NamedContext};
 use super::layers::Times;
 use super::tree::in_place_exclusions;
 use super::work::WorkDir;
+use crate::cache::Cache;
 use crate::context::Context;
 use crate::dockerfile::Dockerfile;
-use crate::image::Image;
+use crate::image::{Image, ImageLayer};
 use crate::plan::{Arguments, Step, StepError};
 use crate::registry::Registry;
 use crate::report::{Explain as _, Failure};
-use crate::rootfs::{Exclusions, Isolation, Rootfs, Unpacker, inflate};
+use crate::rootfs::{Exclusions, Isolation, Rootfs, Unpacked, Unpacker, inflate};
 
 /// What all stages of a build share.
 pub(super) struct Builder<'a> {
@@ -33,6 +34,8 @@ pub(super) struct Builder<'a> {
     pub(super) interrupt: &'a Interrupt,
     pub(super) work: &'a WorkDir,
     pub(super) times: Times,
+    /// Layers of earlier builds.
+    pub(super) cache: Option<&'a Cache<'a>>,
 }
 
 impl Builder<'_> {
@@ -50,6 +53,7 @@ impl Builder<'_> {
             .chain([self.order.kaniko_dir.as_path(), self.work.path(), self.context.dir.as_path()])
             .chain(self.order.contexts.values().filter_map(NamedContext::dir))
             .chain(self.order.outputs.files())
+            .chain(self.order.cache.as_ref().and_then(|cache| cache.place.dir()))
             .chain([self.order.mounts.caches.as_path()])
             .collect();
         in_place_exclusions(&own)
@@ -67,12 +71,21 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Applies the layers of an image, in order; the next ones download meanwhile.
-    pub(super) fn unpack(&self, image: &Image, rootfs: &mut Rootfs) -> Result<(), Failure> {
+    /// Removes what a build has on disk so far.
+    pub(super) fn begin_anew(&self) -> Result<(), Failure> {
+        if self.isolation == Isolation::InPlace {
+            self.clean_up()?;
+        }
+        self.work.clear_stages()
+    }
+
+    /// Applies layers, in order; the next ones download meanwhile. One from the cache that cannot be
+    /// read is no longer found there: the build begins anew without it.
+    pub(super) fn unpack(&self, layers: &[ImageLayer], rootfs: &mut Rootfs) -> Result<(), Failure> {
         let started = Instant::now();
-        self.apply(image, rootfs.unpack())?;
+        self.apply_all(layers, rootfs.unpack())?;
         rootfs.settle();
-        let (paths, count) = (rootfs.index().len(), image.layers().len());
+        let (paths, count) = (rootfs.index().len(), layers.len());
         let took = started.elapsed().as_secs_f64();
         tracing::info!("Unpacked {paths} paths of {count} layers in {took:.1}s");
         Ok(())
@@ -82,12 +95,12 @@ impl Builder<'_> {
     /// its files are not written.
     pub(super) fn outline(&self, image: &Image, rootfs: &mut Rootfs) -> Result<(), Failure> {
         let started = Instant::now();
-        self.apply(image, rootfs.unpack())?;
+        self.apply_all(image.layers(), rootfs.unpack())?;
         rootfs.settle();
         if !rootfs.has_account_files().could_not(|| "find the users of the image".to_owned())? {
             tracing::debug!("the account files are links to files that were not written");
             rootfs.start_over_with_files().could_not(|| "unpack once more".to_owned())?;
-            return self.unpack(image, rootfs);
+            return self.unpack(image.layers(), rootfs);
         }
         let (paths, count) = (rootfs.index().len(), image.layers().len());
         let took = started.elapsed().as_secs_f64();
@@ -95,24 +108,43 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn apply(&self, image: &Image, mut unpacker: Unpacker<'_>) -> Result<(), Failure> {
-        let count = image.layers().len();
-        for (place, layer) in image.layers().iter().enumerate() {
+    fn apply_all(&self, layers: &[ImageLayer], mut unpacker: Unpacker<'_>) -> Result<(), Failure> {
+        let count = layers.len();
+        for (place, layer) in layers.iter().enumerate() {
             self.go_on()?;
-            let digest = layer.descriptor.digest;
-            let file = self.images.blob(layer, &self.work.blobs())?;
-            let doing = || format!("unpack layer {} of {count} ({digest})", place + 1);
-            let compression = layer.compression().ok_or_else(|| {
-                let what = format!("{} is no media type of a layer", layer.descriptor.media_type);
-                Failure::new(format!("could not {}: {what}", doing()))
-            })?;
-            let blob = file.open().could_not(doing)?;
-            let archive = inflate(blob, compression, Some(layer.diff_id)).could_not(doing)?;
-            let archive = Interruptible { archive, interrupt: self.interrupt };
-            let done = unpacker.apply(archive).could_not(doing)?;
+            let doing =
+                || format!("unpack layer {} of {count} ({})", place + 1, layer.descriptor.digest);
+            let done = self.apply(layer, &mut unpacker, &doing);
+            let done = done.inspect_err(|failure| self.lose(layer, failure))?;
             tracing::debug!("layer {} of {count}: {done:?}", place + 1);
         }
         unpacker.finish().could_not(|| "finish unpacking".to_owned())
+    }
+
+    fn apply(
+        &self,
+        layer: &ImageLayer,
+        unpacker: &mut Unpacker<'_>,
+        doing: &impl Fn() -> String,
+    ) -> Result<Unpacked, Failure> {
+        let file = self.images.blob(layer, &self.work.blobs())?;
+        let compression = layer.compression().ok_or_else(|| {
+            let what = format!("{} is no media type of a layer", layer.descriptor.media_type);
+            Failure::new(format!("could not {}: {what}", doing()))
+        })?;
+        let blob = file.open().could_not(doing)?;
+        let archive = inflate(blob, compression, Some(layer.diff_id)).could_not(doing)?;
+        unpacker.apply(Interruptible { archive, interrupt: self.interrupt }).could_not(doing)
+    }
+
+    fn lose(&self, layer: &ImageLayer, failure: &Failure) {
+        if !self.interrupt.is_triggered()
+            && !failure.is_out_of_space()
+            && let Some(cache) = self.cache
+        {
+            let told = failure.to_string();
+            cache.lose(layer.descriptor.digest, told.trim_start_matches("error: "));
+        }
     }
 
     pub(super) fn place(&self, step: &Step, trigger: bool) -> String {

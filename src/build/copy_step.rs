@@ -105,7 +105,8 @@ impl<'a> Stages<'a, '_> {
     /// Unpacks the image that files are copied from, once.
     pub(super) fn prepare_origin(&mut self, from: &Origin) -> Result<(), Failure> {
         let (name, image) = match from {
-            Origin::Context | Origin::Stage(_) => return Ok(()),
+            Origin::Context => return Ok(()),
+            Origin::Stage(number) => return self.lay_out_finished(*number),
             Origin::Image(reference) => (
                 reference.to_string(),
                 self.builder.images.image(reference, &self.builder.order.platform)?,
@@ -125,7 +126,7 @@ impl<'a> Stages<'a, '_> {
         let mut rootfs = Rootfs::empty(&dir).could_not(|| format!("unpack {name}"))?;
         tracing::info!("Unpacking {name} to copy from it");
         self.builder.images.prefetch(&image, &self.builder.work.blobs());
-        self.builder.unpack(&image, &mut rootfs)?;
+        self.builder.unpack(image.layers(), &mut rootfs)?;
         self.builder.images.forget(&image, &[]);
         self.foreign.insert(name, rootfs);
         Ok(())

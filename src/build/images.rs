@@ -91,7 +91,12 @@ impl<'a> Images<'a> {
 
     /// Begins to download the layers of `image`, all at once; those on this machine are there.
     pub(super) fn prefetch(&self, image: &Image, dir: &Path) {
-        for layer in image.layers() {
+        self.prefetch_layers(image.layers(), dir);
+    }
+
+    /// Begins to download these layers.
+    pub(super) fn prefetch_layers(&self, layers: &[ImageLayer], dir: &Path) {
+        for layer in layers {
             let digest = layer.descriptor.digest;
             let known = self.pending.borrow().contains_key(&digest)
                 || self.fetched.borrow().contains_key(&digest);

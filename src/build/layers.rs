@@ -7,6 +7,7 @@
 use snapshot::{Difference, ImagePath, Index, Options, Suspects, Timestamp};
 
 use super::stage::{Fold, Stages, bytes};
+use crate::cache::outcome;
 use crate::context::glob_match;
 use crate::dockerfile::history;
 use crate::image::{
@@ -155,6 +156,7 @@ impl Stages<'_, '_> {
             .could_not(|| "compare the stage with its base".to_owned())?;
         drop(gathered.before);
         let layer = self.pack(difference, fold)?;
+        fold.on_disk += 1;
         self.send(&layer, fold);
         let mut config = fold.image.config().clone();
         if let Some(entry) = config.history.get_mut(gathered.history) {
@@ -203,6 +205,7 @@ impl Stages<'_, '_> {
             .could_not(|| "pack the layer".to_owned())?;
         rootfs.accept(&difference);
         rootfs.accept(&left_out);
+        fold.made = self.builder.cache.is_some().then(|| outcome(&difference.changes));
         tracing::info!(
             "Layer of {} {}, {}",
             difference.changes.len(),

@@ -11,7 +11,9 @@
 //! and goes with it.
 
 mod add_step;
+mod ahead;
 mod builder;
+mod cached;
 mod contexts;
 mod copy_step;
 mod images;
@@ -32,10 +34,11 @@ use std::path::{Path, PathBuf};
 
 use tracer::{Interrupt, Tracer};
 
+use crate::cache::Cache;
 use crate::context::{Access, Context, ContextSource};
 use crate::dockerfile::Dockerfile;
 use crate::image::{Platform, Reference};
-use crate::plan::{Goals, PlanError, StepError, plan};
+use crate::plan::{Goals, Plan, PlanError, StepError, plan};
 use crate::registry::{Registry, RegistryError, Settings};
 use crate::report::{ExitStatus, Explain as _, Failure};
 use crate::rootfs::{self, Chosen};
@@ -92,6 +95,8 @@ pub struct Order {
     pub cleanup: bool,
     /// What layers are made of, and how.
     pub layers: LayerRules,
+    /// Layers of earlier builds.
+    pub cache: Option<crate::cache::Settings>,
     /// The time of the build, RFC 3339.
     pub created: String,
     /// Is told where the build keeps its files, so that whoever ends the process can remove them.
@@ -210,6 +215,11 @@ fn run(
     let times = Times::new(&order.created, epoch, order.layers.reproducible)?;
     let chosen = choose(order, work)?;
     let tracer = tracer(order.watch)?;
+    let cache = order.cache.as_ref().filter(|_| !order.layers.single);
+    if order.cache.is_some() && cache.is_none() {
+        tracing::warn!("--single-snapshot makes no layers of single steps: none is cached");
+    }
+    let cache = cache.map(|settings| Cache::new(settings, registry, work.blobs()));
     let builder = Builder {
         order,
         context,
@@ -223,18 +233,56 @@ fn run(
         interrupt,
         work,
         times,
+        cache: cache.as_ref(),
     };
-    let mut stages = Stages::new(&builder, &plan)?;
+    let built = with_cache(&builder, || whole(&builder, &plan))?;
+    if order.cleanup {
+        builder.clean_up()?;
+    }
+    Ok(built)
+}
+
+/// Builds anew, without them, where layers of the cache turn out to be unreadable; waits for what is
+/// being cached, even if the build failed: the steps that succeeded need not run again.
+fn with_cache(
+    builder: &Builder<'_>,
+    build: impl Fn() -> Result<Built, Failure>,
+) -> Result<Built, Failure> {
+    let Some(cache) = builder.cache else { return build() };
+    let built = loop {
+        let lost = cache.lost();
+        let built = build();
+        if built.is_ok() || builder.interrupt.is_triggered() {
+            break built;
+        }
+        if cache.lost() == lost {
+            break built;
+        }
+        tracing::info!("Building again without these cache entries");
+        cache.begin_anew();
+        builder.begin_anew()?;
+    };
+    if !builder.interrupt.is_triggered() {
+        cache.finish();
+    }
+    built
+}
+
+fn whole(builder: &Builder<'_>, plan: &Plan<'_>) -> Result<Built, Failure> {
+    let Builder { order, registry, images, work, .. } = *builder;
+    let mut stages = Stages::new(builder, plan)?;
     let image = stages.build_all()?;
     let mut config = image.config().clone();
     config.created = Some(builder.times.created.clone());
     // As with Docker, annotations of the base speak of the base.
     let image = image.with_config(config).with_annotations(order.outputs.annotations.clone());
-    let built = order.outputs.publish(&image, registry, stages.into_uploads(), &images, work)?;
-    if order.cleanup {
-        builder.clean_up()?;
-    }
-    Ok(built)
+    let uploads = stages.into_uploads();
+    order.outputs.publish(&image, registry, uploads, images, work).inspect_err(|_| {
+        // What the destination did not get may be a layer that the cache no longer has.
+        if let Some(cache) = builder.cache.filter(|_| !builder.interrupt.is_triggered()) {
+            cache.verify_used();
+        }
+    })
 }
 
 fn parse(context: &Context) -> Result<Dockerfile, Failure> {

@@ -46,6 +46,11 @@ fn by_number<'p, 'a>(plan: &'p Plan<'a>, number: usize) -> Option<&'p PlannedSta
     plan.stages.iter().find(|stage| stage.number == number)
 }
 
+/// Whether an instruction may change files.
+pub(super) fn touches_root(instruction: &Instruction) -> bool {
+    of(instruction) != Need::Nothing
+}
+
 /// What one instruction needs.
 pub(super) fn of(instruction: &Instruction) -> Need {
     match instruction {

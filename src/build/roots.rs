@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::needs::{self, Need, need};
+use super::needs::{Need, need};
 use super::stage::{Finished, Stages, bytes, shown};
 use super::tree::{copy_tree, move_tree, outline_tree};
 use crate::image::{Digest, Image};
@@ -11,35 +11,37 @@ use crate::report::{Explain as _, Failure};
 use crate::rootfs::{Exclusions, Isolation, Rootfs};
 
 impl Stages<'_, '_> {
-    /// The tree that a stage starts from.
-    pub(super) fn root(&mut self, stage: &PlannedStage<'_>) -> Result<Rootfs, Failure> {
+    /// The tree that a stage starts from, and how many layers of its image are in it.
+    pub(super) fn root(
+        &mut self,
+        stage: &PlannedStage<'_>,
+        why: &str,
+    ) -> Result<(Rootfs, usize), Failure> {
         match &stage.base {
             Base::Stage(number) => self.root_of_stage(stage, *number),
-            Base::Scratch => self.fresh_root(stage),
+            Base::Scratch => Ok((self.fresh_root(stage)?, 0)),
             Base::Image(image, name) => {
                 if let Some(prepared) = self.prepared.remove(&stage.number) {
                     tracing::info!("{name} is there already");
-                    return Ok(prepared);
+                    return Ok((prepared, image.layers().len()));
                 }
                 let rootfs = self.fresh_root(stage)?;
                 let size = bytes(image.layers().iter().map(|it| it.descriptor.size).sum());
                 let count = image.layers().len();
                 let layers = format!("{count} layers, {size}");
-                let outline = need(self.plan, stage) == Need::Outline;
+                let outline = self.need(stage) == Need::Outline;
                 let mut rootfs = if outline { rootfs.outline() } else { rootfs };
                 if outline {
                     tracing::info!("Listing {name} ({layers}); no step needs its files unpacked");
                     self.builder.outline(image, &mut rootfs)?;
                 } else {
-                    let why =
-                        stage.instructions.iter().find(|it| needs::of(&it.node) == Need::Files);
-                    let why = why.map_or("a later stage", |it| it.text.as_str());
                     let why = shown(why);
                     tracing::info!("Unpacking rootfs of {name} ({layers}) as {why:?} requires it");
-                    self.builder.unpack(image, &mut rootfs)?;
+                    self.builder.images.prefetch(image, &self.builder.work.blobs());
+                    self.builder.unpack(image.layers(), &mut rootfs)?;
                 }
                 self.prepare(stage, image, &rootfs, outline)?;
-                Ok(rootfs)
+                Ok((rootfs, image.layers().len()))
             }
         }
     }
@@ -59,11 +61,12 @@ impl Stages<'_, '_> {
         let later = self.plan.stages.iter().skip_while(|it| it.number != stage.number).skip(1);
         for later in later {
             let Base::Image(other, _) = &later.base else { continue };
-            if ids(other) != wanted || self.prepared.contains_key(&later.number) {
+            let known = self.prepared.contains_key(&later.number);
+            if ids(other) != wanted || known || !self.ahead.needs_tree(later.number) {
                 continue;
             }
             let to = || self.builder.work.root(&later.number.to_string());
-            let prepared = match (need(self.plan, later), self.builder.isolation) {
+            let prepared = match (self.need(later), self.builder.isolation) {
                 (Need::Outline, _) => {
                     let mut made = outline_tree(rootfs, &to()?)?;
                     let complete = made.has_account_files();
@@ -83,8 +86,9 @@ impl Stages<'_, '_> {
         Ok(())
     }
 
-    fn fresh_root(&self, stage: &PlannedStage<'_>) -> Result<Rootfs, Failure> {
+    fn fresh_root(&mut self, stage: &PlannedStage<'_>) -> Result<Rootfs, Failure> {
         if self.builds_over_slash(stage) {
+            self.free_slash()?;
             return Rootfs::occupied(Path::new("/"), self.builder.exclusions()?)
                 .could_not(|| "look at the root file system".to_owned());
         }
@@ -94,7 +98,15 @@ impl Stages<'_, '_> {
 
     /// An outline has a directory of its own in place, too.
     fn builds_over_slash(&self, stage: &PlannedStage<'_>) -> bool {
-        self.builder.isolation == Isolation::InPlace && need(self.plan, stage) == Need::Files
+        self.builder.isolation == Isolation::InPlace && self.need(stage) == Need::Files
+    }
+
+    /// What a stage needs on disk. Layers of a cache are laid over whole trees only.
+    fn need(&self, stage: &PlannedStage<'_>) -> Need {
+        match need(self.plan, stage) {
+            Need::Outline if self.builder.cache.is_some() => Need::Files,
+            need => need,
+        }
     }
 
     /// `FROM` an earlier stage: its tree itself where nobody else needs it, else a copy.
@@ -102,7 +114,21 @@ impl Stages<'_, '_> {
         &mut self,
         stage: &PlannedStage<'_>,
         below: usize,
-    ) -> Result<Rootfs, Failure> {
+    ) -> Result<(Rootfs, usize), Failure> {
+        let image = self.finished.get(&below).map(|below| below.image.clone());
+        let layers = image.as_ref().map_or(&[][..], Image::layers);
+        if self.finished.get(&below).is_some_and(|below| below.rootfs.is_none()) {
+            let mut rootfs = self.fresh_root(stage)?;
+            self.builder.images.prefetch_layers(layers, &self.builder.work.blobs());
+            self.builder.unpack(layers, &mut rootfs)?;
+            return Ok((rootfs, layers.len()));
+        }
+        self.lay_out_finished(below)?;
+        let rootfs = self.whole_root_of(stage, below)?;
+        Ok((rootfs, layers.len()))
+    }
+
+    fn whole_root_of(&mut self, stage: &PlannedStage<'_>, below: usize) -> Result<Rootfs, Failure> {
         let shared = self.is_needed_after(below, stage.number);
         let missing = || Failure::new(format!("the files of stage {below} are gone"));
         let over_slash = self.builds_over_slash(stage);
@@ -110,7 +136,11 @@ impl Stages<'_, '_> {
         if !shared && entry.rootfs.as_ref().is_some_and(|root| is_slash(root) == over_slash) {
             return entry.rootfs.take().ok_or_else(missing);
         }
-        let source = entry.rootfs.as_ref().ok_or_else(missing)?;
+        if over_slash {
+            self.free_slash()?;
+        }
+        let source = self.finished.get(&below).and_then(|below| below.rootfs.as_ref());
+        let source = source.ok_or_else(missing)?;
         let (to, exclusions) = if over_slash {
             (PathBuf::from("/"), self.builder.exclusions()?)
         } else {

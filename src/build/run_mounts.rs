@@ -240,7 +240,7 @@ fn copy_whole(
     Copier::new(&rootfs, CopyRules::default(), interrupt).copy(sources, &whole, "/").map_err(failed)
 }
 
-fn origin(mount: &RunMount) -> Option<&Origin> {
+pub(super) fn origin(mount: &RunMount) -> Option<&Origin> {
     match mount {
         RunMount::Bind { from, .. } => Some(from),
         RunMount::Cache { from, .. } => from.as_ref(),

@@ -1,15 +1,20 @@
 //! Stages: a base, then step after step.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use tracer::Marks;
 
+use super::add_step::Download;
+use super::ahead::Ahead;
 use super::builder::Builder;
 use super::layers::{Gathered, flavor_for};
-use super::needs::{Need, need};
+use super::needs::touches_root;
 use super::repositories;
+use crate::cache::Lineage;
 use crate::dockerfile::Instruction;
-use crate::image::{Flavor, Image, ImageLayer};
+use crate::image::{Digest, Flavor, Image, ImageLayer};
 use crate::plan::{Action, Base, Plan, PlannedStage, Scope, step};
 use crate::registry::PendingUpload;
 use crate::report::Failure;
@@ -20,6 +25,9 @@ pub(super) struct Finished {
     pub(super) image: Image,
     /// Its tree, while a later stage may need it.
     pub(super) rootfs: Option<Rootfs>,
+    /// How many layers of the image are in the tree.
+    pub(super) on_disk: usize,
+    pub(super) lineage: Lineage,
     /// The variables at its end, which a stage that starts from it begins with.
     scope: Scope,
 }
@@ -33,25 +41,28 @@ pub(super) struct Stages<'a, 'p> {
     pub(super) foreign: HashMap<String, Rootfs>,
     /// Trees of stages that start from the image of an earlier one.
     pub(super) prepared: HashMap<usize, Rootfs>,
+    /// Files of the web that were fetched, by URL.
+    pub(super) downloads: RefCell<HashMap<String, Rc<Download>>>,
+    pub(super) ahead: Ahead,
     uploads: Vec<PendingUpload>,
 }
 
 impl<'a, 'p> Stages<'a, 'p> {
     pub(super) fn new(builder: &'a Builder<'a>, plan: &'p Plan<'p>) -> Result<Self, Failure> {
-        for stage in &plan.stages {
-            if let (Base::Image(image, _), true) = (&stage.base, need(plan, stage) != Need::Nothing)
-            {
+        let (finished, foreign, uploads) = (HashMap::new(), HashMap::new(), Vec::new());
+        let (downloads, ahead) = (RefCell::default(), Ahead::nothing(plan));
+        let prepared = HashMap::new();
+        let mut stages =
+            Self { builder, plan, finished, foreign, prepared, downloads, ahead, uploads };
+        if let Some(cache) = builder.cache {
+            stages.look_ahead(cache);
+        }
+        for stage in plan.stages.iter().filter(|stage| stages.ahead.needs_tree(stage.number)) {
+            if let Base::Image(image, _) = &stage.base {
                 builder.images.prefetch(image, &builder.work.blobs());
             }
         }
-        Ok(Self {
-            builder,
-            plan,
-            finished: HashMap::new(),
-            foreign: HashMap::new(),
-            prepared: HashMap::new(),
-            uploads: Vec::new(),
-        })
+        Ok(stages)
     }
 
     /// The uploads that were begun.
@@ -61,9 +72,14 @@ impl<'a, 'p> Stages<'a, 'p> {
 
     /// Builds all stages, in the plan's order; answers the image of the one that was asked for.
     pub(super) fn build_all(&mut self) -> Result<Image, Failure> {
-        let count = self.plan.stages.len();
+        let all = self.plan.stages.iter();
+        let (stages, left): (Vec<_>, Vec<_>) = all.partition(|it| self.ahead.wants(it.number));
+        for stage in left {
+            tracing::info!("Stage {} is not needed: what is copied from it is cached", stage.label);
+        }
+        let count = stages.len();
         let mut result = None;
-        for (place, stage) in self.plan.stages.iter().enumerate() {
+        for (place, stage) in stages.iter().enumerate() {
             if count > 1 {
                 tracing::info!("Building stage {} ({} of {count})", stage.label, place + 1);
             }
@@ -72,7 +88,7 @@ impl<'a, 'p> Stages<'a, 'p> {
             if wanted {
                 result = Some(finished.image.clone());
             }
-            if let Some(next) = self.plan.stages.get(place + 1) {
+            if let Some(next) = stages.get(place + 1) {
                 self.keep(stage, finished, next)?;
             }
         }
@@ -80,30 +96,30 @@ impl<'a, 'p> Stages<'a, 'p> {
     }
 
     fn build(&mut self, stage: &PlannedStage<'_>, last: bool) -> Result<Finished, Failure> {
-        let needed = need(self.plan, stage) != Need::Nothing;
         let image = self.base_image(stage)?;
         let image = if last { self.in_format(image)? } else { image };
         let image = self.in_flavor(image)?;
-        let rootfs = if needed { Some(self.root(stage)?) } else { None };
-        let image = self.builder.images.with_fetched(&image, &self.builder.order.outputs);
-        if last {
-            self.upload_base(&image);
-        }
         let mut config = image.config().clone();
         config.config.on_build.clear();
         if last {
             config.config.labels.extend(self.builder.order.outputs.labels.clone());
         }
-        let inherited = match &stage.base {
-            Base::Stage(number) => self.finished.get(number).map(|below| below.scope.clone()),
+        let below = match &stage.base {
+            Base::Stage(number) => self.finished.get(number),
             Base::Scratch | Base::Image(..) => None,
         };
+        let inherited = below.map(|below| below.scope.clone());
+        let lineage = below.map_or_else(Lineage::start, |below| below.lineage);
         let (arguments, globals) = (self.builder.arguments, self.builder.globals);
         let scope = inherited.unwrap_or_else(|| Scope::new(arguments, globals, &config.config.env));
         let image = image.with_config(config);
         let mut fold = Fold {
             image,
-            rootfs,
+            rootfs: None,
+            on_disk: 0,
+            lineage,
+            made: None,
+            missed: false,
             marks: None,
             scope,
             command_is_own: false,
@@ -111,12 +127,22 @@ impl<'a, 'p> Stages<'a, 'p> {
             last,
             number: 0,
         };
+        if self.ahead.needs_tree(stage.number) {
+            let why = self.ahead.first_with_tree(stage.number);
+            let why = why.and_then(|number| stage.instructions.get(number));
+            let why = why.map_or("a later stage copies from it", |it| it.text.as_str());
+            self.lay_out(stage, why, &mut fold)?;
+        }
+        if last {
+            self.upload_base(&fold.image);
+        }
         for (number, instruction) in stage.instructions.iter().enumerate() {
             fold.number = number + 1;
             self.one_step(stage, instruction, number, &mut fold)?;
         }
         self.take_gathered(&mut fold)?;
-        Ok(Finished { image: fold.image, rootfs: fold.rootfs, scope: fold.scope })
+        let Fold { image, rootfs, on_disk, lineage, scope, .. } = fold;
+        Ok(Finished { image, rootfs, on_disk, lineage, scope })
     }
 
     /// In the media types that are wanted. All layers that come get theirs from here.
@@ -207,9 +233,18 @@ impl<'a, 'p> Stages<'a, 'p> {
             let failure = failure.at(&place);
             if trigger { failure } else { failure.excerpt(&builder.excerpt(instruction.span)) }
         };
+        if touches_root(&instruction.node) && ready.action != Action::Configure {
+            if let Some(layer) = self.cached_layer(stage, number, &ready.action, fold) {
+                self.record(&ready, Some(layer), fold);
+                return Ok(());
+            }
+            self.lay_out(stage, &ready.text, fold)?;
+        }
         let outcome = match &ready.action {
             Action::Configure if builder.order.layers.metadata && ready.created_by.is_some() => {
                 let layer = self.pack_nothing(fold).map_err(shown)?;
+                // Where the tree lacks layers before it, it is unpacked with them.
+                fold.on_disk += usize::from(fold.on_disk == fold.image.layers().len());
                 self.record(&ready, Some(layer), fold);
                 return Ok(());
             }
@@ -225,6 +260,10 @@ impl<'a, 'p> Stages<'a, 'p> {
                 self.take(difference, fold).map_err(shown)?
             }
         };
+        if let Some(layer) = &layer {
+            self.keep_in_cache(stage, number, &ready.action, layer, fold);
+            fold.on_disk += 1;
+        }
         self.record(&ready, layer, fold);
         Ok(())
     }
@@ -236,6 +275,13 @@ pub(super) struct Fold {
     rootfs: Option<Rootfs>,
     /// What a tracer keeps of the tree between steps.
     marks: Option<Marks>,
+    /// How many layers of the image are in the tree.
+    pub(super) on_disk: usize,
+    pub(super) lineage: Lineage,
+    /// What the last step made, where somebody wants to know.
+    pub(super) made: Option<Digest>,
+    /// Whether a step of this stage was not in the cache.
+    pub(super) missed: bool,
     scope: Scope,
     command_is_own: bool,
     pub(super) gathered: Option<Gathered>,
@@ -246,6 +292,19 @@ pub(super) struct Fold {
 impl Fold {
     pub(super) fn root(&self) -> Result<&Rootfs, Failure> {
         self.rootfs.as_ref().ok_or_else(no_root)
+    }
+
+    pub(super) fn take_root(&mut self) -> Option<Rootfs> {
+        self.rootfs.take()
+    }
+
+    pub(super) fn put_root(&mut self, rootfs: Rootfs) {
+        self.rootfs = Some(rootfs);
+    }
+
+    /// Forgets what a tracer keeps of the tree: layers were laid over it.
+    pub(super) fn forget_marks(&mut self) {
+        self.marks = None;
     }
 
     pub(super) fn root_and_marks(&mut self) -> Result<(&Rootfs, &mut Marks), Failure> {

@@ -41,6 +41,13 @@ impl WorkDir {
         self.name_service()
     }
 
+    /// Removes the roots of stages.
+    pub(super) fn clear_stages(&self) -> Result<(), Failure> {
+        let dir = self.path().join("stages");
+        std::fs::remove_dir_all(&dir).could_not(|| format!("remove {}", dir.display()))?;
+        self.restore()
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

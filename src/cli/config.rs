@@ -1,5 +1,6 @@
 //! What was meant: an [`Order`] for the build, made of flags and environment in this one place.
 
+mod cache;
 mod context;
 pub(super) mod credentials;
 mod language;
@@ -63,6 +64,7 @@ impl Surroundings {
 /// Flags that mean nothing, or contradict each other.
 pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failure> {
     let outputs = outputs::outputs(flags, around)?;
+    let cache = cache::settings(&flags.cache, &outputs, around)?;
     let layers = layers::rules(&flags.layers, outputs.flavor)?;
     let platform = match &flags.custom_platform {
         None => Platform::host(),
@@ -100,6 +102,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         own_dirs: own_dirs(around),
         cleanup: switch(flags.cleanup.0, "KANIKO_CLEANUP", around)?,
         layers,
+        cache,
         created: around.now.clone(),
         work_dir: std::sync::Arc::default(),
     })
@@ -251,7 +254,7 @@ mod tests {
     use super::*;
     use clap::Parser as _;
 
-    fn around() -> Surroundings {
+    pub(super) fn around() -> Surroundings {
         Surroundings {
             env: BTreeMap::from([("SET".to_owned(), "value".to_owned())]),
             here: PathBuf::from("/here"),

@@ -1,5 +1,6 @@
 //! What can be typed. Names, short forms and defaults are kaniko's.
 
+mod cache;
 mod commands;
 mod context;
 mod language;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use clap::Parser;
 
 use super::gobool::GoBool;
+pub(super) use cache::CacheFlags;
 pub(super) use commands::{Command, LoginFlags, PushFlags};
 pub(super) use context::ContextFlags;
 pub(super) use language::{DryRun, LanguageFlags};
@@ -142,6 +144,9 @@ pub(super) struct Flags {
 
     #[command(flatten)]
     pub(super) layers: LayerFlags,
+
+    #[command(flatten)]
+    pub(super) cache: CacheFlags,
 }
 
 impl Flags {
@@ -166,17 +171,7 @@ fn path(text: &str) -> Result<PathBuf, std::convert::Infallible> {
 }
 
 /// Flags of kaniko that this version refuses by name.
-pub(super) const NOT_YET: &[&str] = &[
-    "cache",
-    "cache-copy-layers",
-    "cache-repo",
-    "cache-run-layers",
-    "cache-ttl",
-    "materialize",
-    "no-push-cache",
-    "pre-cleanup",
-    "preserve-context",
-];
+pub(super) const NOT_YET: &[&str] = &["materialize", "pre-cleanup", "preserve-context"];
 
 #[cfg(test)]
 mod tests {

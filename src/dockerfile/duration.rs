@@ -14,7 +14,7 @@ const UNITS: &[(&str, i128)] = &[
 ];
 
 /// Nanoseconds, `None` where the text is no duration or does not fit Go's 64 bits.
-pub(super) fn parse(text: &str) -> Option<i128> {
+pub(crate) fn parse(text: &str) -> Option<i128> {
     let (sign, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (-1, rest),
         None => (1, text.strip_prefix('+').unwrap_or(text)),

@@ -26,6 +26,7 @@ pub use words::{ExpandError, Expanded, Variables, Word, expand_body};
 
 mod check;
 mod duration;
+pub(crate) use duration::parse as parse_duration;
 mod flags;
 mod git_ref;
 mod healthcheck;

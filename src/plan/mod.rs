@@ -2,9 +2,10 @@
 //!
 //! [`stages`] chooses the stages that the target needs and says what each is
 //! based on; [`Scope`] and [`step`] turn an instruction, at its point of the
-//! build, into a [`Step`] in which nothing is left to expand.
+//! build, into a [`Step`] in which nothing is left to expand; [`key`] tells what that depends on.
 
 mod goals;
+pub mod key;
 mod mounts;
 mod origin;
 mod scope;
@@ -14,6 +15,7 @@ mod step;
 mod transfer;
 
 pub use goals::Goals;
+pub use key::{Framed, Input, Inputs, Key};
 pub use mounts::RunMount;
 pub use origin::Origin;
 pub use scope::{Arguments, Scope};

@@ -158,6 +158,12 @@ impl Scope {
         &self.arguments
     }
 
+    /// The proxies in the environment of a RUN that nobody declared: no cache depends on them.
+    pub fn undeclared(&self) -> Vec<String> {
+        let declared = self.variables.len();
+        self.environment().into_iter().skip(declared).map(|(name, _)| name).collect()
+    }
+
     /// The environment of a RUN: everything declared, and proxies that were given.
     pub fn environment(&self) -> Vec<(String, String)> {
         let mut environment = self.variables.clone();
@@ -211,6 +217,9 @@ mod tests {
         assert_eq!(scope.value("http_proxy"), None);
         let run = scope.environment();
         assert!(run.contains(&("http_proxy".to_owned(), "p".to_owned())), "{run:?}");
+        assert_eq!(scope.undeclared(), ["http_proxy"]);
+        scope.declare("http_proxy", None);
+        assert_eq!(scope.undeclared(), [] as [String; 0]);
     }
 
     #[test]

@@ -39,7 +39,9 @@ use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
-use crate::image::{Digest, Image, ImageLayer, Platform, Reference, Repository};
+use futures_util::StreamExt as _;
+
+use crate::image::{Digest, Image, ImageLayer, Manifest, Platform, Reference, Repository};
 
 pub use builtin::aws::AwsLogin;
 pub use builtin::{Builtin, Helper};
@@ -53,6 +55,9 @@ pub use store::{Stored, store_login};
 
 use exchange::Client;
 use settings::Purpose;
+
+/// How many small requests are under way at a time.
+const REQUESTS: usize = 32;
 
 /// A tag that now points to a new image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +103,35 @@ impl Registry {
     /// The image of this name for this platform: manifest and config, verified. Its layers stay where they are.
     pub fn pull(&self, reference: &Reference, platform: &Platform) -> Result<Image, RegistryError> {
         self.wait(pull::pull(&self.client, reference, platform), || format!("pull {reference}"))
+    }
+
+    /// The manifests of these names, asked for beside each other; nothing where there is none. No other
+    /// place stands for the registry here.
+    pub fn manifests(
+        &self,
+        references: &[Reference],
+    ) -> Vec<Result<Option<Manifest>, RegistryError>> {
+        let ask = async |reference: &Reference| match pull::manifest(&self.client, reference).await
+        {
+            Err(error) if error.is_not_found() => Ok(None),
+            answer => answer.map(Some),
+        };
+        let all = futures_util::stream::iter(references).map(ask).buffered(REQUESTS).collect();
+        let answers: Result<Vec<_>, _> = self.wait(async { Ok(all.await) }, String::new);
+        answers.unwrap_or_else(|_| {
+            let cancelled = |it: &Reference| Err(RegistryError::Cancelled(format!("look up {it}")));
+            references.iter().map(cancelled).collect()
+        })
+    }
+
+    /// Begins to push an image under these names; returns at once.
+    pub fn start_push(&self, image: &Image, references: &[Reference], dir: &Path) -> PendingUpload {
+        let client = Arc::clone(&self.client);
+        let (image, references, dir) = (image.clone(), references.to_vec(), dir.to_owned());
+        let what = references.first().map_or_else(String::new, |first| format!("push {first}"));
+        PendingUpload::spawn(self.runtime(), what, &self.stop, async move {
+            push::push(&client, &image, &references, &dir).await.map(|_| ())
+        })
     }
 
     /// Brings the bytes of a layer into a file below `dir`, which has to exist; returns at once.

@@ -65,6 +65,18 @@ async fn pull_anywhere(
     }
 }
 
+/// The manifest of exactly this name, which has to be one.
+pub(crate) async fn manifest(
+    client: &Client,
+    reference: &Reference,
+) -> Result<Manifest, RegistryError> {
+    let what = format!("look up {reference}");
+    match document(client, &what, reference, None).await? {
+        Document::Manifest(manifest) => Ok(*manifest),
+        Document::Index(_) => Err(RegistryError::answer(&what, "it is an index and no manifest")),
+    }
+}
+
 async fn pull_one(
     client: &Client,
     reference: &Reference,

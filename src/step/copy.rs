@@ -582,7 +582,7 @@ fn mtime(stat: &Stat) -> Timestamp {
 }
 
 /// The extended attributes that belong to the file and not to the machine it lies on.
-fn xattrs_of(file: &File) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+pub(super) fn xattrs_of(file: &File) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     use xattr::FileExt as _;
     let names = match file.list_xattr() {
         Ok(names) => names,

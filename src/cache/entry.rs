@@ -1,0 +1,300 @@
+//! One entry: an image of one layer, which says what it was made of.
+//!
+//! Everything that a look-up needs is in the annotations of its manifest, so
+//! that a hit costs one request. What only explanations need, the inputs one
+//! by one, is in its config.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{Lineage, Made};
+use crate::image::{
+    Blob, Digest, Flavor, HistoryEntry, Image, ImageError, ImageLayer, Manifest, Platform,
+};
+use crate::plan::{Framed, Inputs, Key};
+
+/// The format of entries. One of another version is a miss.
+const VERSION: &str = "1";
+
+const PREFIX: &str = "dev.kaniko-rs.cache";
+
+/// The annotation of OCI's image-spec for the time, RFC 3339.
+const CREATED: &str = "org.opencontainers.image.created";
+
+/// Where the config of an entry holds the record.
+const RECORD: &str = "kaniko-rs.cache";
+
+/// The most inputs that are recorded one by one; more would make configs that nobody reads.
+const RECORDED: usize = 50_000;
+
+/// Digits of a digest that a record keeps: enough to see that something changed.
+const DIGITS: usize = 16;
+
+/// A layer that can be used instead of executing a step.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its name.
+    pub key: Key,
+    /// What it was made after.
+    pub before: Lineage,
+    /// What its step made, but for times.
+    pub outcome: Digest,
+    /// RFC 3339.
+    pub created: String,
+    /// The same in seconds since 1970.
+    pub created_seconds: i64,
+    /// The layer.
+    pub layer: ImageLayer,
+}
+
+/// Why a manifest is no entry that can be used.
+#[derive(Debug, Error)]
+pub enum UnusableEntry {
+    /// Something else has the name.
+    #[error("it is no entry of a layer cache: {0} is missing")]
+    Missing(&'static str),
+    /// The annotation is no value of its kind.
+    #[error("its {0} cannot be read")]
+    Unreadable(&'static str),
+    /// Another program or version wrote it.
+    #[error("it has format {0:?}, and this is format {VERSION:?}")]
+    Version(String),
+    /// It was put under another name.
+    #[error("it is the entry of another key, {0}")]
+    OtherKey(String),
+    /// Entries have one layer.
+    #[error("it has {0} layers instead of one")]
+    Layers(usize),
+    /// Its layer cannot be unpacked.
+    #[error("its layer is of type {0:?}")]
+    Type(String),
+}
+
+impl Entry {
+    /// Reads the entry that `key` named; its layer is in `blob`.
+    ///
+    /// # Errors
+    /// It is none, or not of this key or version.
+    pub fn read(key: Key, manifest: &Manifest, blob: Blob) -> Result<Self, UnusableEntry> {
+        let text = |name: &'static str| {
+            manifest
+                .annotations
+                .get(&format!("{PREFIX}.{name}"))
+                .ok_or(UnusableEntry::Missing(name))
+        };
+        let version = text("version")?;
+        if version != VERSION {
+            return Err(UnusableEntry::Version(version.clone()));
+        }
+        if *text("key")? != key.to_string() {
+            return Err(UnusableEntry::OtherKey(text("key")?.clone()));
+        }
+        let digest =
+            |name| text(name)?.parse::<Digest>().map_err(|_| UnusableEntry::Unreadable(name));
+        let before = Lineage::parse(text("before")?).ok_or(UnusableEntry::Unreadable("before"))?;
+        let created = manifest.annotations.get(CREATED).ok_or(UnusableEntry::Missing("created"))?;
+        let time: jiff::Timestamp =
+            created.parse().map_err(|_| UnusableEntry::Unreadable("created"))?;
+        let [descriptor] = manifest.layers.as_slice() else {
+            return Err(UnusableEntry::Layers(manifest.layers.len()));
+        };
+        if descriptor.compression().is_none() {
+            return Err(UnusableEntry::Type(descriptor.media_type.clone()));
+        }
+        let layer =
+            ImageLayer { descriptor: descriptor.clone(), diff_id: digest("diff-id")?, blob };
+        Ok(Self {
+            key,
+            before,
+            outcome: digest("outcome")?,
+            created: created.clone(),
+            created_seconds: time.as_second(),
+            layer,
+        })
+    }
+}
+
+/// The image that is stored for a layer.
+pub(super) fn image(made: &Made<'_>, platform: &Platform, now: i64) -> Result<Image, ImageError> {
+    let created = jiff::Timestamp::from_second(now).unwrap_or_default().to_string();
+    let mut image = Image::scratch(Flavor::Oci, platform);
+    let mut layer = made.layer.clone();
+    let media_type = layer.compression().and_then(|how| Flavor::Oci.layer(how));
+    media_type
+        .ok_or_else(|| ImageError::Inconsistent("its layer has no known type".to_owned()))?
+        .clone_into(&mut layer.descriptor.media_type);
+    let pairs = [
+        ("version", VERSION.to_owned()),
+        ("key", made.key.to_string()),
+        ("before", made.before.to_string()),
+        ("outcome", made.outcome.to_string()),
+        ("diff-id", layer.diff_id.to_string()),
+        ("step", made.record.step.clone()),
+    ];
+    let mut annotations: BTreeMap<String, String> =
+        pairs.into_iter().map(|(name, value)| (format!("{PREFIX}.{name}"), value)).collect();
+    annotations.insert(CREATED.to_owned(), created.clone());
+    let mut config = image.config().clone();
+    config.created = Some(created.clone());
+    let record =
+        serde_json::to_value(&made.record).expect("a record is texts, which always encode");
+    config.other.insert(RECORD.to_owned(), record);
+    image = image.with_config(config).with_layer(layer).with_history(HistoryEntry {
+        created: Some(created),
+        created_by: Some(made.record.step.clone()),
+        ..HistoryEntry::default()
+    });
+    Ok(image.with_annotations(annotations))
+}
+
+/// What a step depended on, for people: names, and enough of each digest to see a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The instruction, as a log shows it.
+    pub step: String,
+    /// Which step of which stage it is, whatever it depends on.
+    place: String,
+    inputs: Vec<(String, String)>,
+}
+
+impl Record {
+    /// Of a step that stands at `place`; the names of inputs get what stands before them.
+    #[must_use]
+    pub fn new(step: &str, place: &str, inputs: &[(String, Inputs)]) -> Self {
+        let short = |digest: Digest| digest.hex().chars().take(DIGITS).collect();
+        let all = inputs.iter().flat_map(|(prefix, inputs)| {
+            inputs.iter().map(move |it| (format!("{prefix}{}", it.name), short(it.digest)))
+        });
+        let inputs = all.take(RECORDED).collect();
+        Self { step: step.to_owned(), place: place.to_owned(), inputs }
+    }
+
+    /// The record of an entry, if it has one.
+    #[must_use]
+    pub fn read(image: &Image) -> Option<Self> {
+        let value = image.config().other.get(RECORD)?;
+        serde_json::from_value(value.clone()).ok()
+    }
+
+    /// The tag that the last entry of the same step has, too.
+    #[must_use]
+    pub fn last_tag(&self) -> String {
+        format!("last-{}", Framed::new("last").part(self.place.as_bytes()).finish().hex())
+    }
+
+    /// How this differs from an earlier record of the same step, in words.
+    #[must_use]
+    pub fn changes_since(&self, before: &Self) -> Vec<String> {
+        let now: BTreeMap<&str, &str> = pairs(&self.inputs);
+        let then: BTreeMap<&str, &str> = pairs(&before.inputs);
+        let changed = now.iter().filter_map(|(name, digest)| match then.get(name) {
+            None => Some(format!("{name} is new")),
+            Some(old) if old != digest => Some(format!("{name} changed")),
+            Some(_) => None,
+        });
+        let gone = then.keys().filter(|name| !now.contains_key(*name));
+        changed.chain(gone.map(|name| format!("{name} is gone"))).collect()
+    }
+
+    /// The names of all inputs.
+    pub fn inputs(&self) -> impl Iterator<Item = &str> {
+        self.inputs.iter().map(|(name, _)| name.as_str())
+    }
+}
+
+fn pairs(inputs: &[(String, String)]) -> BTreeMap<&str, &str> {
+    inputs.iter().map(|(name, digest)| (name.as_str(), digest.as_str())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{BlobFile, Descriptor, Document};
+
+    fn inputs(list: &[(&str, &str)]) -> Inputs {
+        let mut inputs = Inputs::default();
+        for (name, value) in list {
+            inputs.push(name, value);
+        }
+        inputs
+    }
+
+    fn entry(change: impl FnOnce(&mut BTreeMap<String, String>)) -> Result<Entry, UnusableEntry> {
+        let platform = Platform::new("linux", "amd64", None);
+        let key = Key::of_base(&[], &platform);
+        let layer = ImageLayer {
+            descriptor: Descriptor::of(
+                "application/vnd.docker.image.rootfs.diff.tar.gzip",
+                b"layer",
+            ),
+            diff_id: Digest::of(b"tar"),
+            blob: Blob::File(BlobFile::kept("/nowhere")),
+        };
+        let made = Made {
+            key,
+            before: Lineage::start(),
+            outcome: Digest::of(b"outcome"),
+            layer: &layer,
+            record: Record::new("RUN make", "0:1", &[(String::new(), inputs(&[("a", "1")]))]),
+        };
+        let image = image(&made, &platform, 1_700_000_000).expect("a gzip layer");
+        let mut annotations = image.annotations().clone();
+        change(&mut annotations);
+        let image = image.with_annotations(annotations);
+        assert_eq!(Record::read(&image).as_ref(), Some(&made.record));
+        let parsed = Document::parse(image.manifest_bytes(), None).expect("a manifest");
+        let Document::Manifest(manifest) = parsed else { panic!("an index") };
+        Entry::read(key, &manifest, Blob::Layout("/l".into()))
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let entry = entry(|_| {}).expect("whole");
+        assert_eq!(entry.created_seconds, 1_700_000_000);
+        assert_eq!((entry.before, entry.outcome), (Lineage::start(), Digest::of(b"outcome")));
+        assert_eq!(entry.layer.diff_id, Digest::of(b"tar"));
+        let oci = "application/vnd.oci.image.layer.v1.tar+gzip";
+        assert_eq!(entry.layer.descriptor.media_type, oci);
+    }
+
+    #[test]
+    fn what_is_damaged_is_refused() {
+        for (name, value, want) in [
+            ("version", Some("0"), "format"),
+            ("version", None, "version is missing"),
+            ("key", Some("0"), "another key"),
+            ("before", Some("x"), "before cannot be read"),
+            ("outcome", None, "outcome is missing"),
+            ("diff-id", Some("sha256:0"), "diff-id cannot be read"),
+        ] {
+            let name = format!("{PREFIX}.{name}");
+            let refused = entry(|annotations| {
+                match value {
+                    Some(value) => annotations.insert(name.clone(), value.to_owned()),
+                    None => annotations.remove(&name),
+                };
+            });
+            let told = refused.expect_err(&name).to_string();
+            assert!(told.contains(want), "{name}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_miss_is_told_by_what_changed() {
+        let record = |list: &[(&str, &str)]| {
+            Record::new("COPY . .", "0:2", &[(String::new(), inputs(list))])
+        };
+        let then = record(&[("src/main.c", "1"), ("a", "1"), ("old", "1")]);
+        for (now, want) in [
+            (record(&[("src/main.c", "2"), ("a", "1"), ("old", "1")]), "src/main.c changed"),
+            (record(&[("src/main.c", "1"), ("a", "1")]), "old is gone"),
+            (record(&[("src/main.c", "1"), ("a", "1"), ("old", "1"), ("n", "")]), "n is new"),
+            (then.clone(), ""),
+        ] {
+            assert_eq!(now.changes_since(&then).join(", "), want);
+        }
+        assert_eq!(then.last_tag(), record(&[]).last_tag());
+    }
+}

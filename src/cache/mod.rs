@@ -1,0 +1,245 @@
+//! Layers of earlier builds, by what they depended on.
+//!
+//! # The promise
+//!
+//! A hit is a layer that a step with the same inputs made, after the same
+//! outcome of the steps before it ([`Lineage`]): layers of two executions are
+//! never mixed unless those came out the same. Whatever is wrong with an entry
+//! (damaged, cut off, too old, written by another version, gone between look-up
+//! and use) makes it a miss and a warning; nothing about a cache ends a build.
+//!
+//! There is no coordination between builders but what the store offers: an
+//! entry is whole or not there, and the last writer of a key wins.
+
+mod entry;
+mod layout;
+mod lineage;
+mod place;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::image::{Digest, Image, ImageLayer, Platform};
+use crate::plan::Key;
+use crate::registry::{PendingUpload, Registry};
+
+pub use entry::{Entry, Record, UnusableEntry};
+pub use layout::{Layout, LayoutError};
+pub use lineage::{Lineage, outcome};
+pub use place::{Place, PlaceError, parse_size};
+
+/// How the cache is used.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where entries are.
+    pub place: Place,
+    /// How old they may be.
+    pub ttl: Duration,
+    /// Whether RUN and WORKDIR are cached.
+    pub run_layers: bool,
+    /// Whether COPY and ADD are.
+    pub copy_layers: bool,
+    /// Whether new entries are written.
+    pub push: bool,
+    /// The time, in seconds since 1970.
+    pub now: i64,
+}
+
+/// Why there is no layer to take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Miss {
+    /// There is no entry.
+    Absent,
+    /// There is one, made at this time.
+    Expired(String),
+    /// There is one that cannot be used, or the store did not answer.
+    Unusable(String),
+}
+
+/// The cache of one build.
+pub struct Cache<'a> {
+    settings: &'a Settings,
+    registry: &'a Registry,
+    /// Where bytes lie that are sent on.
+    blobs: PathBuf,
+    looked_up: RefCell<HashMap<Key, Result<Entry, Miss>>>,
+    /// Which entry a layer came from.
+    used: RefCell<BTreeMap<Digest, Key>>,
+    lost: RefCell<BTreeSet<Key>>,
+    pending: RefCell<Vec<Pending>>,
+}
+
+/// An entry on its way.
+enum Pending {
+    Upload(Key, PendingUpload),
+    Copy(Key, JoinHandle<Result<(), LayoutError>>),
+}
+
+/// A layer that was made, and what is to be remembered of it.
+#[derive(Debug)]
+pub struct Made<'m> {
+    /// What it depended on.
+    pub key: Key,
+    /// What came before it.
+    pub before: Lineage,
+    /// What came out, but for times.
+    pub outcome: Digest,
+    /// The layer.
+    pub layer: &'m ImageLayer,
+    /// For explanations.
+    pub record: Record,
+}
+
+impl<'a> Cache<'a> {
+    /// A cache of which nothing is known yet.
+    #[must_use]
+    pub fn new(settings: &'a Settings, registry: &'a Registry, blobs: PathBuf) -> Self {
+        let (looked_up, used, lost) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Self { settings, registry, blobs, looked_up, used, lost, pending: RefCell::default() }
+    }
+
+    /// How it is used.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        self.settings
+    }
+
+    /// Looks up all of these at once; those that were looked up before are not asked for again.
+    pub fn look_up(&self, keys: &[Key]) {
+        let new: BTreeSet<Key> =
+            keys.iter().filter(|key| !self.looked_up.borrow().contains_key(key)).copied().collect();
+        let new: Vec<Key> = new.into_iter().collect();
+        let answers = self.settings.place.manifests(self.registry, &new);
+        for (key, answer) in new.into_iter().zip(answers) {
+            let found = answer.and_then(|manifest| self.checked(key, manifest.as_ref()));
+            if let Err(Miss::Unusable(why)) = &found {
+                tracing::warn!("cache entry {key} is not used: {why}");
+            }
+            self.looked_up.borrow_mut().insert(key, found);
+        }
+    }
+
+    fn checked(&self, key: Key, manifest: Option<&crate::image::Manifest>) -> Result<Entry, Miss> {
+        let manifest = manifest.ok_or(Miss::Absent)?;
+        let entry = Entry::read(key, manifest, self.settings.place.blob())
+            .map_err(|error| Miss::Unusable(error.to_string()))?;
+        let age = self.settings.now.saturating_sub(entry.created_seconds);
+        if age >= i64::try_from(self.settings.ttl.as_secs()).unwrap_or(i64::MAX) {
+            return Err(Miss::Expired(entry.created));
+        }
+        self.settings.place.check_layer(&entry.layer).map_err(Miss::Unusable)?;
+        Ok(entry)
+    }
+
+    /// What was found under this key. Whoever takes the layer says so with [`Cache::take`].
+    pub fn found(&self, key: Key) -> Result<Entry, Miss> {
+        if self.lost.borrow().contains(&key) {
+            return Err(Miss::Unusable("its layer could not be read".to_owned()));
+        }
+        self.looked_up.borrow().get(&key).cloned().unwrap_or(Err(Miss::Absent))
+    }
+
+    /// Notes that the layer of an entry is used.
+    pub fn take(&self, entry: &Entry) {
+        self.used.borrow_mut().insert(entry.layer.descriptor.digest, entry.key);
+        self.settings.place.touch(entry.key);
+    }
+
+    /// Notes that a layer could not be read; tells whether it came from here. The build has to begin
+    /// anew then, and will not find the entry again.
+    pub fn lose(&self, layer: Digest, why: &str) -> bool {
+        let Some(key) = self.used.borrow().get(&layer).copied() else { return false };
+        if self.lost.borrow_mut().insert(key) {
+            tracing::warn!("cache entry {key} is not used: {why}");
+        }
+        true
+    }
+
+    /// Reads the layers that were used to their end, and notes those that cannot be read.
+    pub fn verify_used(&self) {
+        let used = self.used.borrow().clone();
+        for (digest, key) in used {
+            let Some(Ok(entry)) = self.looked_up.borrow().get(&key).cloned() else { continue };
+            if let Err(error) = self.registry.fetch(&entry.layer, &self.blobs).wait() {
+                self.lose(digest, &error.to_string());
+            }
+        }
+    }
+
+    /// How many entries turned out to be unusable after they were taken.
+    #[must_use]
+    pub fn lost(&self) -> usize {
+        self.lost.borrow().len()
+    }
+
+    /// Forgets which layers are used: the build begins anew.
+    pub fn begin_anew(&self) {
+        self.used.borrow_mut().clear();
+    }
+
+    /// Writes an entry beside the build.
+    pub fn put(&self, made: &Made<'_>, platform: &Platform) {
+        if !self.settings.push {
+            return;
+        }
+        let image = match entry::image(made, platform, self.settings.now) {
+            Ok(image) => image,
+            Err(error) => {
+                tracing::warn!("the layer is not cached: {error}");
+                return;
+            }
+        };
+        let pending = self.start(made.key, image, made.record.last_tag());
+        self.pending.borrow_mut().push(pending);
+    }
+
+    fn start(&self, key: Key, image: Image, last: String) -> Pending {
+        let tags = [key.to_string(), last];
+        match &self.settings.place {
+            Place::Registry(repository) => {
+                let names: Vec<_> = tags
+                    .iter()
+                    .filter_map(|tag| format!("{repository}:{tag}").parse().ok())
+                    .collect();
+                Pending::Upload(key, self.registry.start_push(&image, &names, &self.blobs))
+            }
+            Place::Layout(layout) => {
+                let layout = layout.clone();
+                Pending::Copy(key, std::thread::spawn(move || layout.put(&image, &tags)))
+            }
+        }
+    }
+
+    /// What the last entry of the same step depended on.
+    #[must_use]
+    pub fn last(&self, record: &Record, platform: &Platform) -> Option<Record> {
+        let found = self.settings.place.image(self.registry, &record.last_tag(), platform);
+        match found {
+            Ok(image) => Record::read(&image),
+            Err(why) => {
+                tracing::debug!("nothing is known of an earlier {}: {why}", record.step);
+                None
+            }
+        }
+    }
+
+    /// Waits for the entries that are on their way.
+    pub fn finish(&self) {
+        for pending in self.pending.borrow_mut().drain(..) {
+            let (key, result) = match pending {
+                Pending::Upload(key, upload) => (key, upload.wait().map_err(|e| e.to_string())),
+                Pending::Copy(key, copy) => {
+                    let copied = copy.join().expect("copying does not panic");
+                    (key, copied.map_err(|error| error.to_string()))
+                }
+            };
+            match result {
+                Ok(()) => tracing::debug!("cached {key}"),
+                Err(why) => tracing::warn!("cache entry {key} could not be written: {why}"),
+            }
+        }
+    }
+}

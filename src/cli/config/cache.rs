@@ -1,0 +1,126 @@
+//! What was meant with the flags about the cache.
+
+use std::time::Duration;
+
+use super::Surroundings;
+use crate::build::Outputs;
+use crate::cache::{Place, Settings, parse_size};
+use crate::cli::flags::CacheFlags;
+use crate::report::Failure;
+
+/// How the cache is used; nothing where it is not.
+///
+/// # Errors
+/// A value that means nothing, or no place to keep layers in.
+pub(super) fn settings(
+    flags: &CacheFlags,
+    outputs: &Outputs,
+    around: &Surroundings,
+) -> Result<Option<Settings>, Failure> {
+    // Wrong values are told even if they are not used.
+    let ttl = ttl(&flags.cache_ttl)?;
+    let limit = parse_size(&flags.cache_limit).filter(|limit| *limit > 0).ok_or_else(|| {
+        Failure::new(format!("--cache-limit={}: no size", flags.cache_limit))
+            .hint("write a number with a unit, such as 500M or 20G")
+    })?;
+    let place = place(&flags.cache_repo, outputs, limit, around)?;
+    if !flags.cache.0 {
+        return Ok(None);
+    }
+    let push = !flags.no_push_cache.0;
+    let place = match place {
+        Some((place, given)) if given || outputs.push || !push => place,
+        _ => {
+            return Err(Failure::new(
+                "if using cache with --no-push, specify cache repo with --cache-repo",
+            ));
+        }
+    };
+    let now: jiff::Timestamp = around
+        .now
+        .parse()
+        .map_err(|error| Failure::new(format!("the time {}: {error}", around.now)))?;
+    Ok(Some(Settings {
+        place,
+        ttl,
+        run_layers: flags.cache_run_layers.0,
+        copy_layers: flags.cache_copy_layers.0,
+        push,
+        now: now.as_second(),
+    }))
+}
+
+/// The place, and whether it was given rather than inferred.
+fn place(
+    given: &str,
+    outputs: &Outputs,
+    limit: u64,
+    around: &Surroundings,
+) -> Result<Option<(Place, bool)>, Failure> {
+    let inferred = outputs.destinations.first().map(|it| format!("{}/cache", it.repository()));
+    let (text, is_given) = match (given, inferred) {
+        ("", None) => return Ok(None),
+        ("", Some(inferred)) => (inferred, false),
+        (given, _) => (given.to_owned(), true),
+    };
+    let place = Place::parse(&text, &around.here, limit)
+        .map_err(|error| Failure::new(format!("--cache-repo={text}: {error}")))?;
+    Ok(Some((place, is_given)))
+}
+
+/// A duration as Go writes it; kaniko refuses one without a unit.
+pub(super) fn ttl(text: &str) -> Result<Duration, Failure> {
+    let nanoseconds = crate::dockerfile::parse_duration(text);
+    let nanoseconds = nanoseconds.and_then(|it| u64::try_from(it).ok());
+    nanoseconds.map(Duration::from_nanos).ok_or_else(|| {
+        Failure::new(format!("--cache-ttl={text}: no duration"))
+            .hint("write a number with a unit, such as 6h")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::super::outputs::outputs;
+    use super::*;
+    use crate::cli::config::tests::around;
+    use crate::cli::flags::Flags;
+
+    fn told(line: &str) -> String {
+        let line = std::iter::once("executor").chain(line.split_whitespace());
+        let flags = Flags::try_parse_from(line).expect("known flags");
+        let outputs = outputs(&flags, &around()).expect("outputs");
+        match settings(&flags.cache, &outputs, &around()) {
+            Ok(None) => "none".to_owned(),
+            Ok(Some(settings)) => match settings.place {
+                Place::Registry(repository) => format!("{repository} {:?}", settings.ttl),
+                Place::Layout(layout) => format!("{} {:?}", layout.dir().display(), settings.ttl),
+            },
+            Err(failure) => failure.to_string(),
+        }
+    }
+
+    #[test]
+    fn where_layers_are_cached() {
+        for (line, want) in [
+            ("-d r.example/a:1", "none"),
+            ("-d r.example/a:1 -d r.example/b --cache", "r.example/a/cache 1209600s"),
+            (
+                "-d r.example/a --cache=true --cache-repo=r.example/c --cache-ttl=6h",
+                "r.example/c 21600s",
+            ),
+            ("--no-push --cache --cache-repo=dir:c", "/here/c"),
+            ("--no-push --cache", "error: if using cache with --no-push"),
+            ("--no-push -d r.example/a --cache", "error: if using cache with --no-push"),
+            ("--no-push -d r.example/a --cache --no-push-cache", "r.example/a/cache"),
+            ("--no-push --cache-ttl=6", "error: --cache-ttl=6: no duration"),
+            ("--no-push --cache-ttl=-6h", "error: --cache-ttl=-6h: no duration"),
+            ("--no-push --cache-limit=much", "error: --cache-limit=much: no size"),
+            ("--no-push --cache --cache-repo=r.example/c:t", "error: --cache-repo=r.example/c:t"),
+        ] {
+            let told = told(line);
+            assert!(told.starts_with(want), "{line}: {told}");
+        }
+    }
+}
