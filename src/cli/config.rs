@@ -8,6 +8,7 @@ mod layers;
 pub(super) mod outputs;
 pub(super) mod registry;
 mod run_mounts;
+mod warmer;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,6 +19,8 @@ use crate::build::{NamedContext, NamedContexts, Order, SnapshotMode, Verify, Wat
 use crate::image::Platform;
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::{Container, container};
+
+pub(super) use warmer::warm_order;
 
 /// What this process was started with, taken once.
 pub(super) struct Surroundings {
@@ -64,7 +67,8 @@ impl Surroundings {
 /// Flags that mean nothing, or contradict each other.
 pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failure> {
     let outputs = outputs::outputs(flags, around)?;
-    let cache = cache::settings(&flags.cache, &outputs, around)?;
+    let base_dir = &flags.run_mounts.cache_dir;
+    let cache = cache::settings(&flags.cache, base_dir, &outputs, around)?;
     let layers = layers::rules(&flags.layers, outputs.flavor)?;
     let platform = match &flags.custom_platform {
         None => Platform::host(),
@@ -73,7 +77,8 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             .map_err(|error| Failure::new(format!("--custom-platform={text}: {error}")))?,
     };
     refuse_variables(around)?;
-    let registry = registry::registry(&flags.registry, around)?;
+    let mut registry = registry::registry(&flags.registry, around)?;
+    cache::reach(cache.as_ref(), &mut registry);
     let source = context::source(&flags.contexts, around)?;
     let kaniko_dir = kaniko_dir(flags.kaniko_dir.as_deref(), around);
     Ok(Order {

@@ -9,6 +9,7 @@ mod log;
 mod outputs;
 mod registry;
 mod run_mounts;
+mod warmer;
 
 use std::path::PathBuf;
 
@@ -24,6 +25,7 @@ pub(super) use log::LogFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
 pub(super) use run_mounts::RunMountFlags;
+pub(super) use warmer::WarmerFlags;
 
 /// Builds a container image from a Dockerfile, without a daemon, and pushes it.
 #[derive(Debug, Parser)]
