@@ -37,7 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "step",
         ],
     ),
-    ("warm", &["cache", "image", "registry", "report"]),
+    ("warm", &["cache", "dockerfile", "image", "plan", "registry", "report"]),
     (
         "cli",
         &[

@@ -47,6 +47,17 @@ pub(crate) fn node() -> PathBuf {
     debian_with("node", "nodejs")
 }
 
+/// [`debian`] with what the workloads of a build are made of.
+pub(crate) fn workshop() -> PathBuf {
+    let packages = "cmake gcc git libc6-dev make postgresql-15 python3-pip python3-venv";
+    debian_with("workshop", packages)
+}
+
+/// [`debian`] with compilers and package managers that take minutes to download.
+pub(crate) fn large_workshop() -> PathBuf {
+    debian_with("large-workshop", "cargo npm openjdk-17-jdk-headless")
+}
+
 fn debian_with(name: &str, packages: &str) -> PathBuf {
     made(name, |home| {
         tools::run("cp", ["-a", &text(&debian()), &text(&home.join("layout"))]);

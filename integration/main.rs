@@ -12,12 +12,14 @@ mod executor;
 mod git;
 mod https;
 mod image;
+mod peer;
 mod pod;
 #[expect(dead_code, unused_imports, reason = "some of it is for the tracer's own tests")]
 #[path = "../tracer/tests/soundness/proof/mod.rs"]
 mod proof;
 mod registry;
 mod tools;
+mod warmer;
 mod web;
 
 mod architecture;
@@ -42,6 +44,7 @@ mod limits;
 mod multistage;
 mod outline;
 mod push_login;
+mod real_workloads;
 mod registry_flags;
 mod registry_io;
 mod results;

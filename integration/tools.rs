@@ -13,6 +13,7 @@ const EMULATORS: &str = "/opt/kaniko-rs-emulators/bin";
 /// Program, and the Debian package that brings it, or the directory it is in.
 const TOOLS: &[(&str, &str)] = &[
     ("apt-get", "apt"),
+    ("buildah", "buildah"),
     ("busybox", "busybox-static"),
     ("bzip2", "bzip2"),
     ("chroot", "coreutils"),

@@ -14,3 +14,4 @@ pub mod rootfs;
 pub mod ship;
 pub mod sink;
 pub mod step;
+pub mod warm;

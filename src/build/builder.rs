@@ -55,6 +55,7 @@ impl Builder<'_> {
             .chain(self.order.contexts.values().filter_map(NamedContext::dir))
             .chain(self.order.outputs.files())
             .chain(self.order.cache.as_ref().and_then(|cache| cache.place.dir()))
+            .chain(self.order.cache.as_ref().and_then(|cache| Some(cache.bases.as_ref()?.dir())))
             .chain([self.order.mounts.caches.as_path()])
             .collect();
         in_place_exclusions(&own)

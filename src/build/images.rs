@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tracer::Interrupt;
 
 use super::{Outputs, registry_failure};
+use crate::cache::{Bases, Warm};
 use crate::context::{ContextSource, Ignore, ignore_of};
 use crate::image::{Blob, BlobFile, Digest, Image, ImageLayer, Platform, Reference, from_layout};
 use crate::plan::BaseImages;
@@ -52,6 +53,9 @@ pub(super) struct Images<'a> {
     known: RefCell<HashMap<(String, String), Image>>,
     pending: RefCell<HashMap<Digest, PendingBlob>>,
     fetched: RefCell<HashMap<Digest, BlobFile>>,
+    /// Base images on this machine, and which layers are in them.
+    bases: Option<&'a Bases>,
+    warm: RefCell<HashMap<Digest, Warm>>,
     /// Of contexts that are directories, by name.
     ignores: HashMap<String, Ignore>,
 }
@@ -61,6 +65,7 @@ impl<'a> Images<'a> {
         registry: &'a Registry,
         contexts: &'a NamedContexts,
         interrupt: &'a Interrupt,
+        bases: Option<&'a Bases>,
     ) -> Result<Self, Failure> {
         let mut ignores = HashMap::new();
         for (name, context) in contexts {
@@ -76,6 +81,8 @@ impl<'a> Images<'a> {
             known: RefCell::default(),
             pending: RefCell::default(),
             fetched: RefCell::default(),
+            bases,
+            warm: RefCell::default(),
             ignores,
         })
     }
@@ -99,7 +106,8 @@ impl<'a> Images<'a> {
         for layer in layers {
             let digest = layer.descriptor.digest;
             let known = self.pending.borrow().contains_key(&digest)
-                || self.fetched.borrow().contains_key(&digest);
+                || self.fetched.borrow().contains_key(&digest)
+                || self.warm.borrow().contains_key(&digest);
             if !known && matches!(layer.blob, Blob::Registry(_)) {
                 let pending = self.registry.fetch(layer, dir);
                 self.pending.borrow_mut().insert(digest, pending);
@@ -113,11 +121,47 @@ impl<'a> Images<'a> {
         if let Some(file) = self.fetched.borrow().get(&digest) {
             return Ok(file.clone());
         }
+        if let Some(file) = self.warm_layer(layer, dir) {
+            self.fetched.borrow_mut().insert(digest, file.clone());
+            return Ok(file);
+        }
         let pending = self.pending.borrow_mut().remove(&digest);
         let pending = pending.unwrap_or_else(|| self.registry.fetch(layer, dir));
         let file = pending.wait().map_err(|error| self.failed(&error))?;
         self.fetched.borrow_mut().insert(digest, file.clone());
         Ok(file)
+    }
+
+    /// A layer of a base image on this machine. One that is damaged there is downloaded.
+    fn warm_layer(&self, layer: &ImageLayer, dir: &Path) -> Option<BlobFile> {
+        let warm = self.warm.borrow_mut().remove(&layer.descriptor.digest)?;
+        match warm.layer(&layer.descriptor, dir) {
+            Ok(file) => Some(file),
+            Err(error) => {
+                tracing::warn!("a base image in the cache is not used: {error}");
+                None
+            }
+        }
+    }
+
+    /// Asks the directory of base images first where that can answer, and else the registry; notes whose
+    /// layers are there.
+    fn pull(&self, reference: &Reference, platform: &Platform) -> Result<Image, Failure> {
+        let here = self.bases.and_then(|bases| bases.image(reference, platform));
+        let image = match here {
+            Some(image) => image,
+            None => {
+                tracing::info!("Retrieving image manifest {reference}");
+                self.registry.pull(reference, platform).map_err(|error| self.failed(&error))?
+            }
+        };
+        if let Some(warm) = self.bases.and_then(|bases| bases.find(image.digest())) {
+            tracing::info!("Using the base image {reference} in the cache");
+            for layer in image.layers() {
+                self.warm.borrow_mut().insert(layer.descriptor.digest, warm.clone());
+            }
+        }
+        Ok(image)
     }
 
     /// Forgets downloaded bytes that nothing else holds on to, and that none of `again` needs.
@@ -174,10 +218,7 @@ impl<'a> Images<'a> {
 
 impl BaseImages for Images<'_> {
     fn image(&self, reference: &Reference, platform: &Platform) -> Result<Image, Failure> {
-        self.remember(reference.to_string(), platform, || {
-            tracing::info!("Retrieving image manifest {reference}");
-            self.registry.pull(reference, platform).map_err(|error| self.failed(&error))
-        })
+        self.remember(reference.to_string(), platform, || self.pull(reference, platform))
     }
 
     fn context_image(&self, name: &str, platform: &Platform) -> Result<Option<Image>, Failure> {

@@ -38,7 +38,7 @@ pub fn check(order: &Order, interrupt: &Interrupt, colour: bool) -> Result<Check
         let arguments = arguments(order, &file);
         check::text(&file, &arguments, &mut found);
         let contexts = contexts::named(order, registry, work, interrupt)?;
-        let images = Images::new(registry, &contexts, interrupt)?;
+        let images = Images::new(registry, &contexts, interrupt, None)?;
         let unused = order.goals.unused || order.goals.targets.is_empty();
         let goals = Goals { unused, ..order.goals.clone() };
         let planned = plan(&file, &goals, &arguments, &order.platform, &images)
@@ -64,7 +64,7 @@ pub fn dry_run(order: &Order, interrupt: &Interrupt) -> Result<Outline, Failure>
     within(order, interrupt, |context, registry, work| {
         let file = parse(context)?;
         let contexts = contexts::named(order, registry, work, interrupt)?;
-        let images = Images::new(registry, &contexts, interrupt)?;
+        let images = Images::new(registry, &contexts, interrupt, None)?;
         let arguments = arguments(order, &file);
         let plan = plan(&file, &order.goals, &arguments, &order.platform, &images)
             .map_err(|error| plan_failure(error, &file))?;

@@ -211,7 +211,8 @@ fn run(
 ) -> Result<Built, Failure> {
     order.outputs.check(registry)?;
     let contexts = contexts::named(order, registry, work, interrupt)?;
-    let images = Images::new(registry, &contexts, interrupt)?;
+    let bases = order.cache.as_ref().and_then(|cache| cache.bases.as_ref());
+    let images = Images::new(registry, &contexts, interrupt, bases)?;
     let arguments = inspect::arguments(order, dockerfile);
     let plan = plan(dockerfile, &order.goals, &arguments, &order.platform, &images)
         .map_err(|error| plan_failure(error, dockerfile))?;

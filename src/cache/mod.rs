@@ -11,6 +11,7 @@
 //! There is no coordination between builders but what the store offers: an
 //! entry is whole or not there, and the last writer of a key wins.
 
+mod bases;
 mod entry;
 mod layout;
 mod lineage;
@@ -26,6 +27,7 @@ use crate::image::{Digest, Image, ImageLayer, Platform};
 use crate::plan::Key;
 use crate::registry::{PendingUpload, Registry};
 
+pub use bases::{Bases, BasesError, Warm};
 pub use entry::{Entry, Record, UnusableEntry};
 pub use layout::{Layout, LayoutError};
 pub use lineage::{Lineage, outcome};
@@ -46,6 +48,8 @@ pub struct Settings {
     pub push: bool,
     /// The time, in seconds since 1970.
     pub now: i64,
+    /// Base images on this machine.
+    pub bases: Option<Bases>,
 }
 
 /// Why there is no layer to take.

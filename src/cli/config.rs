@@ -9,6 +9,7 @@ pub(super) mod outputs;
 pub(super) mod registry;
 mod run_mounts;
 mod tracer;
+mod warmer;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,6 +20,8 @@ use crate::build::{NamedContext, NamedContexts, Order};
 use crate::image::Platform;
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::{Container, container};
+
+pub(super) use warmer::warm_order;
 
 /// What this process was started with, taken once.
 pub(super) struct Surroundings {
@@ -65,7 +68,8 @@ impl Surroundings {
 /// Flags that mean nothing, or contradict each other.
 pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failure> {
     let outputs = outputs::outputs(flags, around)?;
-    let cache = cache::settings(&flags.cache, &outputs, around)?;
+    let base_dir = &flags.run_mounts.cache_dir;
+    let cache = cache::settings(&flags.cache, base_dir, &outputs, around)?;
     let layers = layers::rules(&flags.layers, outputs.flavor)?;
     let platform = match &flags.custom_platform {
         None => Platform::host(),
@@ -74,7 +78,8 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             .map_err(|error| Failure::new(format!("--custom-platform={text}: {error}")))?,
     };
     refuse_variables(around)?;
-    let registry = registry::registry(&flags.registry, around)?;
+    let mut registry = registry::registry(&flags.registry, around)?;
+    cache::reach(cache.as_ref(), &mut registry);
     let source = context::source(&flags.contexts, around)?;
     let kaniko_dir = kaniko_dir(flags.kaniko_dir.as_deref(), around);
     let (watch, step_tracers) = tracer::watch(&flags.tracer)?;

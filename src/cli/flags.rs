@@ -10,6 +10,7 @@ mod outputs;
 mod registry;
 mod run_mounts;
 mod tracer;
+mod warmer;
 
 use std::path::PathBuf;
 
@@ -26,6 +27,7 @@ pub(super) use outputs::OutputFlags;
 pub(super) use registry::RegistryFlags;
 pub(super) use run_mounts::RunMountFlags;
 pub(super) use tracer::TracerFlags;
+pub(super) use warmer::WarmerFlags;
 
 /// Builds a container image from a Dockerfile, without a daemon, and pushes it.
 #[derive(Debug, Parser)]

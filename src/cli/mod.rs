@@ -9,5 +9,7 @@ mod gobool;
 mod login;
 mod push;
 mod run;
+mod warmer;
 
 pub use run::main;
+pub use warmer::main as warm_main;

@@ -182,7 +182,7 @@ fn listen(interrupt: &Interrupt, work_dir: WorkDir) -> Result<Signalled, Failure
 }
 
 /// Help goes to standard output; a wrong flag ends with 1, as in kaniko.
-fn refuse(error: &clap::Error) -> i32 {
+pub(super) fn refuse(error: &clap::Error) -> i32 {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             let _ = error.print();
@@ -208,7 +208,7 @@ fn not_yet(error: &clap::Error) -> Option<String> {
 }
 
 /// Where every line is a JSON object, the last one is too.
-fn last_words(failure: &Failure, format: LogFormat) -> String {
+pub(super) fn last_words(failure: &Failure, format: LogFormat) -> String {
     match format {
         LogFormat::Json => {
             format!("{}\n", serde_json::json!({"level": "fatal", "msg": failure.to_string()}))
@@ -217,7 +217,7 @@ fn last_words(failure: &Failure, format: LogFormat) -> String {
     }
 }
 
-fn tell(text: &str) {
+pub(super) fn tell(text: &str) {
     // Nobody reads it when this fails.
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }

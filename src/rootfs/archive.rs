@@ -4,6 +4,8 @@
 //! because that crate ends pax records at newlines, and because the size that
 //! pax records state has to govern where the next header is looked for.
 //!
+//! Sparse files are read with their holes.
+//!
 //! # The promise
 //!
 //! What readers disagree on is refused. An archive that is accepted has the
@@ -15,6 +17,7 @@ use snapshot::Timestamp;
 use thiserror::Error;
 
 use super::pax::Records;
+use super::sparse;
 
 /// The unit of a tar archive.
 const BLOCK: usize = 512;
@@ -99,6 +102,8 @@ pub struct Archive<R> {
     left: u64,
     /// What follows the content up to the next block.
     padding: u64,
+    /// Where the content belongs, of a sparse file.
+    sparse: Option<sparse::Map>,
     /// The mark of the end was there.
     ended: bool,
 }
@@ -106,7 +111,15 @@ pub struct Archive<R> {
 impl<R: Read> Archive<R> {
     /// Reads from `source`, which is uncompressed.
     pub fn new(source: R) -> Self {
-        Self { source, globals: Records::default(), at: 0, left: 0, padding: 0, ended: false }
+        Self {
+            source,
+            globals: Records::default(),
+            at: 0,
+            left: 0,
+            padding: 0,
+            sparse: None,
+            ended: false,
+        }
     }
 
     /// The next entry; what is left of the content of the one before is passed over. After the
@@ -128,9 +141,14 @@ impl<R: Read> Archive<R> {
             };
             let kind = header.as_old().linkflag[0];
             if !matches!(kind, b'x' | b'g' | b'L' | b'K') {
-                let member = member(&header, pending, &self.globals).map_err(refused)?;
-                if let MemberKind::File { size } = member.kind {
-                    self.expect_content(size);
+                let records = pending.pax.as_mut().and_then(|pax| pax.sparse.take());
+                let mut member =
+                    member(&header, pending, records.as_ref(), &self.globals).map_err(refused)?;
+                if let MemberKind::File { size } = &mut member.kind {
+                    self.sparse = self.sparse_map(&header, records.as_ref(), *size, at)?;
+                    *size = self.sparse.as_ref().map_or(*size, sparse::Map::size);
+                } else if records.is_some() {
+                    return Err(refused("a sparse file that is no file".to_owned()));
                 }
                 return Ok(Some(member));
             }
@@ -198,11 +216,45 @@ impl<R: Read> Archive<R> {
     fn skip_content(&mut self) -> io::Result<()> {
         // The last block of the last entry may miss its padding where a writer was careless, but
         // no reader agrees on that.
+        self.sparse = None;
         let rest = self.left + self.padding;
         let skipped = io::copy(&mut (&mut self.source).take(rest), &mut io::sink())?;
         self.at += skipped;
         (self.left, self.padding) = (0, 0);
         if skipped < rest { Err(cut_short()) } else { Ok(()) }
+    }
+
+    /// Makes the next entry's content readable: `size` stored bytes, and where they belong if it is
+    /// sparse.
+    fn sparse_map(
+        &mut self,
+        header: &tar::Header,
+        records: Option<&sparse::Records>,
+        size: u64,
+        at: u64,
+    ) -> Result<Option<sparse::Map>, ArchiveError> {
+        let refused = |why: String| ArchiveError::Refused { at, why };
+        let by_header = header.as_old().linkflag[0] == b'S';
+        match records {
+            Some(_) if by_header => Err(refused("a sparse file in two forms".to_owned())),
+            Some(records) => {
+                self.expect_content(size);
+                records.map(self, size).map(Some).map_err(refused)
+            }
+            None if by_header => {
+                let next_block = || {
+                    let mut block = [0; BLOCK];
+                    if self.read_block(&mut block)? { Ok(block) } else { Err(cut_short()) }
+                };
+                let map = sparse::of_header(header.as_bytes(), size, number, next_block)?;
+                self.expect_content(size);
+                map.map(Some).map_err(refused)
+            }
+            None => {
+                self.expect_content(size);
+                Ok(None)
+            }
+        }
     }
 
     /// The content of an extension header.
@@ -232,6 +284,11 @@ impl<R: Read> Archive<R> {
 
 impl<R: Read> Read for Archive<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(mut map) = self.sparse.take() {
+            let got = map.read(buffer, self);
+            self.sparse = Some(map);
+            return got;
+        }
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         if most == 0 {
             return Ok(0);
@@ -275,14 +332,17 @@ fn once<T>(place: &mut Option<T>, value: T, what: &str) -> Result<(), String> {
 }
 
 /// Brings a header and its extensions together.
-fn member(header: &tar::Header, pending: Pending, globals: &Records) -> Result<Member, String> {
+fn member(
+    header: &tar::Header,
+    pending: Pending,
+    sparse: Option<&sparse::Records>,
+    globals: &Records,
+) -> Result<Member, String> {
     let old = header.as_old();
     let pax = pending.pax.unwrap_or_default();
-    if pax.sparse || old.linkflag[0] == b'S' {
-        return Err("sparse files are not supported: pack the archive without --sparse".to_owned());
-    }
     let short = header.path_bytes();
-    let name = one_of(pending.name, pax.path, &short, "name")?;
+    let real = sparse.and_then(|sparse| sparse.name()).map(<[u8]>::to_vec);
+    let name = one_of(pending.name, real.or(pax.path), &short, "name")?;
     let link = one_of(pending.link, pax.link, up_to_nul(&old.linkname), "link target");
     let size = pax.size.map_or_else(|| number(&old.size), |size| i64::try_from(size).ok());
     let size = size.and_then(|size| u64::try_from(size).ok()).ok_or("its size is no number")?;
@@ -344,7 +404,7 @@ fn kind(
     Ok(match header.as_old().linkflag[0] {
         // Archives from before there were directories say so by the name.
         b'0' | 0 | b'7' if slash => MemberKind::Dir,
-        b'0' | 0 | b'7' => MemberKind::File { size },
+        b'0' | 0 | b'7' | b'S' => MemberKind::File { size },
         b'1' => MemberKind::HardLink(link?),
         b'2' => MemberKind::Symlink(link?),
         b'3' => device().map(|(major, minor)| MemberKind::CharDevice { major, minor })?,

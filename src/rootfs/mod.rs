@@ -18,6 +18,7 @@ mod pax;
 mod place;
 mod relocate;
 mod shown;
+mod sparse;
 mod tree;
 mod unpack;
 mod users;

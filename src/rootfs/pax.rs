@@ -5,6 +5,8 @@
 
 use snapshot::Timestamp;
 
+use super::sparse;
+
 /// What the records of one header say, or of several laid over each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Records {
@@ -17,7 +19,7 @@ pub(super) struct Records {
     /// Sorted by name.
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Records of a sparse file (GNU).
-    pub(super) sparse: bool,
+    pub(super) sparse: Option<sparse::Records>,
 }
 
 impl Records {
@@ -52,8 +54,11 @@ impl Records {
             b"uid" => self.uid = id()?,
             b"gid" => self.gid = id()?,
             b"mtime" => self.mtime = Some(decimal(text()?).ok_or_else(bad)?),
-            _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
             _ => {
+                if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                    let records = self.sparse.get_or_insert_default();
+                    return records.take(key, value).ok_or_else(bad);
+                }
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     if name.is_empty() || name.contains(&0) {
                         return Err(bad());
@@ -68,7 +73,7 @@ impl Records {
 
     /// Whether a record is given that cannot be meant for every entry that follows.
     pub(super) fn names_one_entry(&self) -> bool {
-        self.path.is_some() || self.link.is_some() || self.size.is_some() || self.sparse
+        self.path.is_some() || self.link.is_some() || self.size.is_some() || self.sparse.is_some()
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read, Seek as _, Write as _};
 use std::os::fd::AsFd as _;
 
 use rustix::fs::{FileType, XattrFlags};
@@ -17,6 +17,9 @@ use thiserror::Error;
 use super::archive::{Member, MemberKind};
 use super::place::Place;
 use super::tree::{gid, mode_bits, seen_by, times, uid};
+
+/// How many zeros are worth a hole, in bytes.
+const SHORTEST_HOLE: usize = 64 << 10;
 
 /// Why an entry could not be put in place.
 #[derive(Debug, Error)]
@@ -211,10 +214,21 @@ impl Writer {
         content: &mut impl Read,
     ) -> Result<Fingerprint, WriteError> {
         let mut fingerprint = Fingerprinter::default();
+        let (mut written, mut at) = (0, 0);
         self.pass(size, content, |bytes| {
             fingerprint.update(bytes);
+            at += bytes.len() as u64;
+            // Zeros of some length are left as a hole.
+            if bytes.len() >= SHORTEST_HOLE && bytes.iter().all(|byte| *byte == 0) {
+                let end = file.seek(io::SeekFrom::Start(at)).map_err(WriteError::call("lseek"));
+                return end.map(drop);
+            }
+            written = at;
             file.write_all(bytes).map_err(WriteError::call("write"))
         })?;
+        if written < size {
+            file.set_len(size).map_err(WriteError::call("ftruncate"))?;
+        }
         Ok(fingerprint.finish())
     }
 

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use super::Surroundings;
 use crate::build::Outputs;
-use crate::cache::{Place, Settings, parse_size};
+use crate::cache::{Bases, Place, Settings, parse_size};
 use crate::cli::flags::CacheFlags;
 use crate::report::Failure;
+
+/// Where kaniko has base images unless told otherwise.
+const BASES: &str = "/cache";
 
 /// How the cache is used; nothing where it is not.
 ///
@@ -14,6 +17,7 @@ use crate::report::Failure;
 /// A value that means nothing, or no place to keep layers in.
 pub(super) fn settings(
     flags: &CacheFlags,
+    base_dir: &str,
     outputs: &Outputs,
     around: &Surroundings,
 ) -> Result<Option<Settings>, Failure> {
@@ -47,7 +51,21 @@ pub(super) fn settings(
         copy_layers: flags.cache_copy_layers.0,
         push,
         now: now.as_second(),
+        bases: bases(base_dir, ttl, now, around),
     }))
+}
+
+/// `--insecure` is said of pushes, and of the cache as a whole: its layers come by plain HTTP, too.
+pub(super) fn reach(cache: Option<&Settings>, registry: &mut crate::registry::Settings) {
+    if let (true, Some(Place::Registry(place))) = (registry.insecure, cache.map(|it| &it.place)) {
+        registry.insecure_registries.push(place.registry().to_owned());
+    }
+}
+
+/// `--cache-dir`, or else kaniko's directory where there is one.
+fn bases(given: &str, ttl: Duration, now: jiff::Timestamp, around: &Surroundings) -> Option<Bases> {
+    let dir = if given.is_empty() { BASES.into() } else { around.here.join(given) };
+    dir.is_dir().then(|| Bases::new(dir, ttl, now.into()))
 }
 
 /// The place, and whether it was given rather than inferred.
@@ -91,13 +109,32 @@ mod tests {
         let line = std::iter::once("executor").chain(line.split_whitespace());
         let flags = Flags::try_parse_from(line).expect("known flags");
         let outputs = outputs(&flags, &around()).expect("outputs");
-        match settings(&flags.cache, &outputs, &around()) {
+        match settings(&flags.cache, "", &outputs, &around()) {
             Ok(None) => "none".to_owned(),
             Ok(Some(settings)) => match settings.place {
                 Place::Registry(repository) => format!("{repository} {:?}", settings.ttl),
                 Place::Layout(layout) => format!("{} {:?}", layout.dir().display(), settings.ttl),
             },
             Err(failure) => failure.to_string(),
+        }
+    }
+
+    #[test]
+    fn an_insecure_cache_is_pulled_from_by_plain_http() {
+        for (line, want) in [
+            ("-d r.example/a --cache --insecure", &["r.example"][..]),
+            ("-d r.example/a --cache", &[]),
+            ("-d r.example/a --insecure", &[]),
+        ] {
+            let flags = std::iter::once("executor").chain(line.split_whitespace());
+            let flags = Flags::try_parse_from(flags).expect("known flags");
+            let outputs = outputs(&flags, &around()).expect("outputs");
+            let cache = settings(&flags.cache, "", &outputs, &around()).expect("a cache");
+            let insecure = flags.registry.insecure.0;
+            let mut registry =
+                crate::registry::Settings { insecure, ..crate::registry::Settings::default() };
+            reach(cache.as_ref(), &mut registry);
+            assert_eq!(registry.insecure_registries, want, "{line}");
         }
     }
 

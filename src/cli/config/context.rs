@@ -66,10 +66,9 @@ fn variables(around: &Surroundings) -> std::collections::BTreeMap<String, Secret
     STORE_VARIABLES.iter().filter_map(value).collect()
 }
 
-/// How to reach contexts: as registries are reached, and with the login of the environment for the
-/// repository that the context is.
-pub(super) fn access(source: &ContextSource, registry: &Settings, around: &Surroundings) -> Access {
-    let fetch = FetchSettings {
+/// How to fetch by HTTP: as registries are reached.
+pub(super) fn fetch(registry: &Settings) -> FetchSettings {
+    FetchSettings {
         http_proxy: registry.proxies.http.clone(),
         https_proxy: registry.proxies.https.clone(),
         no_proxy: registry.proxies.exceptions.clone(),
@@ -78,7 +77,13 @@ pub(super) fn access(source: &ContextSource, registry: &Settings, around: &Surro
         idle: registry.patience.idle,
         tries: registry.patience.tries,
         pause: registry.patience.first_pause,
-    };
+    }
+}
+
+/// How to reach contexts: as registries are reached, and with the login of the environment for the
+/// repository that the context is.
+pub(super) fn access(source: &ContextSource, registry: &Settings, around: &Surroundings) -> Access {
+    let fetch = fetch(registry);
     let ssh = match around.variable("GIT_SSH_COMMAND") {
         Some(command) => Some(command.into()),
         None => program("ssh", around).map(PathBuf::into_os_string),

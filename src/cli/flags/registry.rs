@@ -5,7 +5,7 @@ use clap::ArgAction::Append;
 use crate::cli::gobool::GoBool;
 
 /// Flags about registries: what is trusted, where else to look, how often to try.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Registries")]
 pub(in crate::cli) struct RegistryFlags {
     /// Pushes by plain HTTP.

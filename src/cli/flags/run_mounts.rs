@@ -17,7 +17,8 @@ pub(in crate::cli) struct RunMountFlags {
     #[arg(long, value_name = "default|ID[=SOCKET|KEY[,KEY…]]", action = Append)]
     pub(in crate::cli) ssh: Vec<String>,
 
-    /// Where RUN --mount=type=cache keeps caches [default: a directory in --kaniko-dir].
+    /// Where RUN --mount=type=cache keeps caches [default: a directory in --kaniko-dir],
+    /// and where --cache looks for base images of the warmer [default: /cache].
     #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true)]
     pub(in crate::cli) cache_dir: String,
 }

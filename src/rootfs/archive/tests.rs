@@ -317,11 +317,25 @@ fn what_cannot_be_trusted_is_refused() {
             Crafted::new().extension(b'g', &record("size", b"1")).file("f", b"").end(),
             "global",
         ),
-        ("sparse", Crafted::new().bare(b'S', "f").end(), "sparse"),
+        (
+            "sparse without a map",
+            Crafted::new().header(b'S', "f", 5, |_| {}).content(b"abcde").end(),
+            "5 are stored",
+        ),
+        (
+            "sparse in two forms",
+            Crafted::new().pax(&[("GNU.sparse.size", b"1")]).bare(b'S', "f").end(),
+            "two forms",
+        ),
+        (
+            "a sparse directory",
+            Crafted::new().pax(&[("GNU.sparse.size", b"1")]).dir("d/").end(),
+            "no file",
+        ),
         (
             "pax sparse",
             Crafted::new().pax(&[("GNU.sparse.major", b"1")]).file("f", b"").end(),
-            "sparse",
+            "without a size",
         ),
         ("an unknown type", Crafted::new().bare(b'V', "label").end(), "unknown entry type"),
         (
@@ -418,4 +432,59 @@ fn the_source_is_read_to_its_end() {
     assert!(archive.next_member().expect("the entry is fine").is_some());
     let told = archive.next_member().expect_err("the end is not").to_string();
     assert!(told.contains("checksum"), "{told}");
+}
+
+/// What GNU tar makes of sparse files, in each of its forms, has the content of the files.
+#[test]
+fn sparse_files_are_read_with_their_holes() {
+    use std::io::{Seek as _, SeekFrom};
+    let home = tempfile::tempdir().expect("a directory");
+    let parts: [(&str, u64, Vec<u64>); 4] = [
+        ("holes", 5_000_001, vec![0, 1_000_000, 3_000_000, 4_999_990]),
+        ("empty", 2_000_000, vec![]),
+        ("many", 20_000_000, (0..200).map(|part| part * 100_000).collect()),
+        (&"long/".repeat(30), 1_000_000, vec![500_000]),
+    ];
+    let mut want = Vec::new();
+    for (name, size, starts) in &parts {
+        let path = home.path().join(format!("{name}f"));
+        std::fs::create_dir_all(path.parent().expect("below")).expect("its directory");
+        let mut file = std::fs::File::create(&path).expect("a file");
+        file.set_len(*size).expect("room");
+        for start in starts {
+            file.seek(SeekFrom::Start(*start)).expect("within");
+            file.write_all(b"some text").expect("room");
+        }
+        want.push((format!("{name}f").into_bytes(), std::fs::read(&path).expect("readable")));
+    }
+    want.sort();
+    for form in [
+        &["--format=gnu"][..],
+        &["--format=posix", "--sparse-version=0.0"],
+        &["--format=posix", "--sparse-version=0.1"],
+        &["--format=posix", "--sparse-version=1.0"],
+    ] {
+        let packed = Command::new("tar")
+            .args(["-cS", "--hole-detection=seek", "-C"])
+            .arg(home.path())
+            .args(form)
+            .args(want.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned()))
+            .output()
+            .expect("tar");
+        assert!(packed.status.success(), "{form:?}");
+        assert!(packed.stdout.len() < 3_000_000, "{form:?}: tar found no holes");
+        let mut archive = Archive::new(&packed.stdout[..]);
+        let mut found = Vec::new();
+        while let Some(member) = archive.next_member().expect("well formed") {
+            let mut content = Vec::new();
+            archive.read_to_end(&mut content).expect("well formed");
+            assert_eq!(member.kind, MemberKind::File { size: content.len() as u64 }, "{form:?}");
+            found.push((member.name, content));
+        }
+        found.sort();
+        let names =
+            |all: &[(Vec<u8>, Vec<u8>)]| all.iter().map(|it| it.0.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&found), names(&want), "{form:?}");
+        assert!(found == want, "{form:?}");
+    }
 }

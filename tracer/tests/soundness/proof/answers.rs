@@ -118,7 +118,7 @@ fn judge(tracer: &Tracer, choice: Choice, scene: &Scene, guest: &Guest) -> Resul
     let walk = (choice == Choice::Off).then(|| Walk::of(scene));
     let seen = match scene.run(tracer, guest.program, &guest.behaviour) {
         Ok(seen) => seen,
-        Err(error) => return Ok(format!("refused: {error}")),
+        Err(error) => return Ok(format!("refused: {}", in_general(&error.to_string(), scene))),
     };
     let prevented = match seen.outcome.status {
         Status::Exited(0) => "",
