@@ -118,14 +118,15 @@ pub(crate) struct Image {
 
 /// Lets umoci unpack the only image of an OCI layout below `home`, and answers where its root is.
 pub(crate) fn unpack(layout: &Path, home: &Path) -> PathBuf {
-    let (copy, bundle) = (home.join("copy"), home.join("bundle"));
+    let (copy, rootfs) = (home.join("copy"), home.join("rootfs"));
     // The copy gets a tag, which umoci wants; the digests stay.
     let from = format!("oci:{}", layout.display());
     let to = format!("oci:{}:x", copy.display());
     tools::run("skopeo", ["--insecure-policy", "copy", "--quiet", &from, &to]);
     let image = format!("{}:x", copy.display());
-    tools::run("umoci", ["unpack", "--image", &image, &bundle.display().to_string()]);
-    bundle.join("rootfs")
+    // Not into a bundle: for its configuration umoci reads accounts, which an image need not have.
+    tools::run("umoci", ["raw", "unpack", "--image", &image, &rootfs.display().to_string()]);
+    rootfs
 }
 
 /// What the image's files are, once every layer is laid over the ones below.
