@@ -402,6 +402,9 @@ impl Ahead {
                     step.is_none_or(|step| step.fate == Fate::Open)
                 })
                 .collect();
+            if stage.kept {
+                self.trees.insert(stage.number, None);
+            }
             if open.is_empty() {
                 continue;
             }

@@ -66,10 +66,24 @@ pub fn dry_run(order: &Order, interrupt: &Interrupt) -> Result<Outline, Failure>
         let contexts = contexts::named(order, registry, work, interrupt)?;
         let images = Images::new(registry, &contexts, interrupt, None)?;
         let arguments = arguments(order, &file);
-        let plan = plan(&file, &order.goals, &arguments, &order.platform, &images)
-            .map_err(|error| plan_failure(error, &file))?;
+        let plan = plan_of(order, &file, &arguments, &images)?;
         outline(order, &file, &arguments, &plan, &images)
     })
+}
+
+/// What is to be built, and whose files are wanted at the end.
+pub(super) fn plan_of<'a>(
+    order: &Order,
+    file: &'a Dockerfile,
+    arguments: &Arguments,
+    images: &Images<'_>,
+) -> Result<Plan<'a>, Failure> {
+    let mut plan = plan(file, &order.goals, arguments, &order.platform, images)
+        .map_err(|error| plan_failure(error, file))?;
+    if order.own_root.materialize {
+        plan.keep_result();
+    }
+    Ok(plan)
 }
 
 /// Tells what the checks find in the stages of a build that is about to begin.

@@ -21,8 +21,8 @@ use tokio::runtime::Runtime;
 use tracer::Interrupt;
 
 use client::client;
-pub use client::without_credentials;
 pub(in crate::context) use client::{Redirects, causes, client_with};
+pub use client::{Roots, without_credentials};
 use transfer::Transfer;
 
 use crate::report::Failure;
@@ -97,6 +97,8 @@ pub struct FetchSettings {
     pub no_proxy: Option<String>,
     /// The `User-Agent` header.
     pub user_agent: String,
+    /// The roots that certificates are checked against.
+    pub roots: Roots,
     /// How long a connection may take.
     pub connect: Duration,
     /// How long a transfer may stand still.
