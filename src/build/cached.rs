@@ -7,12 +7,12 @@
 use std::path::Path;
 
 use super::ahead::sources_of;
-use super::stage::{Finished, Fold, Stages, bytes};
+use super::stage::{Finished, Fold, Stages};
 use super::tree::move_tree;
 use crate::cache::{Cache, Lineage, Made, Miss};
 use crate::image::ImageLayer;
 use crate::plan::{Action, PlannedStage};
-use crate::report::{Explain as _, Failure};
+use crate::report::{Explain as _, Failure, bytes};
 use crate::rootfs::{Isolation, Rootfs};
 
 impl Stages<'_, '_> {
