@@ -335,6 +335,11 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
+    /// The context that was built.
+    pub(crate) fn context(&self) -> PathBuf {
+        self.home.path().join("context")
+    }
+
     /// The exit status as a shell counts it: 128 and the signal for a killed executor.
     pub(crate) fn code(&self) -> i32 {
         self.status.code().or_else(|| self.status.signal().map(|signal| 128 + signal)).unwrap_or(-1)

@@ -25,6 +25,7 @@ mod web;
 mod architecture;
 mod build_basic;
 mod cache;
+mod cache_command;
 mod cloud;
 mod command_line;
 mod contexts;

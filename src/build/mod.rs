@@ -16,8 +16,10 @@ mod builder;
 mod cached;
 mod contexts;
 mod copy_step;
+mod downloads;
 mod images;
 mod inspect;
+mod keys;
 mod layers;
 mod needs;
 mod outline;
@@ -227,7 +229,9 @@ fn run(
     }
     inspect::warn(order, context, dockerfile, &arguments, &plan, &images)?;
     if let Some(show) = order.show_plan {
-        show(&outline::outline(order, dockerfile, &arguments, &plan, &images)?)?;
+        let file = dockerfile;
+        let at = inspect::At { order, context, file, arguments: &arguments, images: &images };
+        show(&inspect::outlined(&at, &plan, registry, interrupt, work)?)?;
     }
     let epoch = Times::epoch(&order.build_args, &plan.globals);
     let times = Times::new(&order.created, epoch, order.layers.reproducible)?;

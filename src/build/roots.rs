@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use super::needs::{Need, need};
-use super::stage::{Finished, Stages, bytes, shown};
+use super::stage::{Finished, Stages, shown};
 use super::tree::{copy_tree, move_tree, outline_tree};
 use crate::image::{Digest, Image};
 use crate::plan::{Base, PlannedStage};
-use crate::report::{Explain as _, Failure};
+use crate::report::{Explain as _, Failure, bytes};
 use crate::rootfs::{Exclusions, Isolation, Rootfs};
 
 impl Stages<'_, '_> {

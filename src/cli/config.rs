@@ -22,6 +22,7 @@ use crate::image::Platform;
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::{Container, container};
 
+pub(super) use cache::{duration, insecure_cache, size};
 pub(super) use warmer::warm_order;
 
 /// What this process was started with, taken once.
@@ -51,6 +52,14 @@ impl Surroundings {
             executable: std::env::current_exe().ok(),
             now: jiff::Timestamp::now().to_string(),
         })
+    }
+
+    /// The time that it was then.
+    ///
+    /// # Errors
+    /// It is no time.
+    pub(super) fn time(&self) -> Result<jiff::Timestamp, Failure> {
+        self.now.parse().map_err(|error| Failure::new(format!("the time {}: {error}", self.now)))
     }
 
     pub(super) fn variable(&self, name: &str) -> Option<&str> {

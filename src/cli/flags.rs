@@ -1,6 +1,7 @@
 //! What can be typed. Names, short forms and defaults are kaniko's.
 
 mod cache;
+mod cache_command;
 mod commands;
 mod context;
 mod language;
@@ -19,6 +20,9 @@ use clap::Parser;
 
 use super::gobool::GoBool;
 pub(super) use cache::CacheFlags;
+pub(super) use cache_command::{
+    CacheCommand, CacheExplainFlags, CachePruneFlags, ListFormat, WhichCache,
+};
 pub(super) use commands::{Command, LoginFlags, PushFlags};
 pub(super) use context::ContextFlags;
 pub(super) use language::{DryRun, LanguageFlags};
