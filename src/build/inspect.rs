@@ -5,9 +5,14 @@ use std::collections::BTreeMap;
 
 use tracer::Interrupt;
 
+use super::ahead::Ahead;
+use super::downloads::Downloads;
 use super::images::Images;
-use super::outline::outline;
+use super::keys::Keys;
+use super::layers::Times;
+use super::outline::{Looked, outline};
 use super::{Order, contexts, parse, plan_failure, within};
+use crate::cache::Cache;
 use crate::check::{self, Findings, Options, Surroundings};
 use crate::context::Context;
 use crate::dockerfile::Dockerfile;
@@ -56,7 +61,7 @@ pub fn check(order: &Order, interrupt: &Interrupt, colour: bool) -> Result<Check
     })
 }
 
-/// The plan of the build.
+/// The plan of the build, and with a cache what is found there.
 ///
 /// # Errors
 /// As a build that fails before its first step, or at an instruction that cannot be carried out.
@@ -68,7 +73,27 @@ pub fn dry_run(order: &Order, interrupt: &Interrupt) -> Result<Outline, Failure>
         let arguments = arguments(order, &file);
         let plan = plan(&file, &order.goals, &arguments, &order.platform, &images)
             .map_err(|error| plan_failure(error, &file))?;
-        outline(order, &file, &arguments, &plan, &images)
+        let outline = |looked| outline(order, &file, &arguments, &plan, &images, looked);
+        let Some(settings) = order.cache.as_ref().filter(|_| !order.layers.single) else {
+            return outline(None);
+        };
+        let epoch = Times::epoch(&order.build_args, &plan.globals);
+        let times = Times::new(&order.created, epoch, order.layers.reproducible)?;
+        let cache = Cache::new(settings, registry, work.blobs());
+        let keys = Keys {
+            order,
+            context,
+            dockerfile: &file,
+            arguments: &arguments,
+            plan: &plan,
+            images: &images,
+            interrupt,
+            work,
+            latest: times.latest,
+            downloads: &Downloads::default(),
+        };
+        let ahead = Ahead::look(&keys, &cache);
+        outline(Some(&Looked { ahead: &ahead, cache: &cache }))
     })
 }
 
