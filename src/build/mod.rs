@@ -21,6 +21,7 @@ mod images;
 mod inspect;
 mod keys;
 mod layers;
+mod logins;
 mod needs;
 mod outline;
 mod own_root;

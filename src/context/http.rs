@@ -22,9 +22,10 @@ use tracer::Interrupt;
 
 use client::client;
 pub(in crate::context) use client::{Redirects, causes, client_with};
-pub use client::{Roots, without_credentials};
+pub use client::{Roots, host, without_credentials};
 use transfer::Transfer;
 
+use crate::registry::Secret;
 use crate::report::Failure;
 
 /// The name of a file whose URL has none.
@@ -99,6 +100,8 @@ pub struct FetchSettings {
     pub user_agent: String,
     /// The roots that certificates are checked against.
     pub roots: Roots,
+    /// The `Authorization` header, for the host that is asked and not for those it redirects to.
+    pub authorization: Option<Secret>,
     /// How long a connection may take.
     pub connect: Duration,
     /// How long a transfer may stand still.

@@ -7,7 +7,7 @@ use super::Surroundings;
 use crate::build::NamedContext;
 use crate::cli::flags::ContextFlags;
 use crate::cli::gobool::GoBool;
-use crate::context::git::{GitAccess, GitOptions};
+use crate::context::git::{GitAccess, GitOptions, Pass};
 use crate::context::http::{FetchSettings, Roots};
 use crate::context::objects::StoreAccess;
 use crate::context::{Access, ContextSource, GitContexts};
@@ -69,6 +69,7 @@ fn variables(around: &Surroundings) -> std::collections::BTreeMap<String, Secret
 /// How to fetch by HTTP: as registries are reached.
 pub(super) fn fetch(registry: &Settings) -> FetchSettings {
     FetchSettings {
+        authorization: None,
         http_proxy: registry.proxies.http.clone(),
         https_proxy: registry.proxies.https.clone(),
         no_proxy: registry.proxies.exceptions.clone(),
@@ -97,7 +98,10 @@ pub(super) fn access(source: &ContextSource, registry: &Settings, around: &Surro
         };
         if user.is_some() || password.is_some() {
             let password = Secret::new(password.unwrap_or_default());
-            git = git.with_login(source, user.unwrap_or_default(), &password);
+            git = git.with_login(
+                source,
+                &Pass::User { user: user.unwrap_or_default().to_owned(), password },
+            );
         }
     }
     Access { fetch, git, stores: StoreAccess { variables: variables(around), aws: None } }

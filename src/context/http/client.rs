@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Certificate, Client, NoProxy, Proxy, Url, redirect};
 
 use super::FetchSettings;
@@ -54,8 +55,17 @@ pub(in crate::context) fn client_with(
         Redirects::Followed => redirect::Policy::custom(follow),
         Redirects::Refused => redirect::Policy::none(),
     };
+    let mut headers = HeaderMap::new();
+    if let Some(authorization) = &settings.authorization {
+        let value = HeaderValue::from_str(authorization.expose());
+        let mut value =
+            value.map_err(|_| "the secret is no header: it has a line end".to_owned())?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
     let mut builder = Client::builder()
         .user_agent(&settings.user_agent)
+        .default_headers(headers)
         .redirect(policy)
         .connect_timeout(settings.connect)
         .read_timeout(settings.idle)
@@ -89,6 +99,11 @@ fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
 
 fn is_downgrade(from: &Url, to: &Url) -> bool {
     from.scheme() == "https" && to.scheme() != "https"
+}
+
+/// The host of a URL, without its port.
+pub fn host(url: &str) -> Option<String> {
+    Url::parse(url).ok()?.host_str().map(str::to_owned)
 }
 
 /// A URL as it may be shown: without user, password and query.

@@ -28,6 +28,7 @@ fn serve(answers: Vec<String>) -> (String, JoinHandle<Vec<String>>) {
 
 fn settings() -> FetchSettings {
     FetchSettings {
+        authorization: None,
         http_proxy: None,
         https_proxy: None,
         no_proxy: None,
