@@ -13,6 +13,7 @@
 mod add_step;
 mod ahead;
 mod builder;
+mod by_content;
 mod cached;
 mod contexts;
 mod copy_step;
