@@ -52,7 +52,8 @@ pub fn contents(
     interrupted: &(dyn Fn() -> bool + Sync),
 ) -> Result<Vec<Input>, CopyError> {
     let exclude = wanted.exclude;
-    let mut listing = Listing { sources, exclude, items: Vec::new(), dirs: 0, interrupted };
+    let mut listing =
+        Listing { sources, exclude, items: Vec::new(), dirs: Vec::new(), interrupted };
     if wanted.parents {
         let parents = sources.parents(written)?;
         for start in &parents.starts {
@@ -66,7 +67,10 @@ pub fn contents(
     let Listing { items, dirs, .. } = listing;
     let mut inputs = hashed(sources, &items, wanted.latest, interrupted)?;
     // An empty directory makes its destination; a pattern that matches nothing does not.
-    let digest = Framed::new("directories").number(dirs).finish();
+    let counted = Framed::new("directories").number(dirs.len() as u64);
+    let times =
+        wanted.latest.into_iter().flat_map(|latest| dirs.iter().map(move |it| *it.min(&latest)));
+    let digest = times.fold(counted, timed).finish();
     inputs.push(Input { name: ".".to_owned(), digest });
     Ok(inputs)
 }
@@ -80,7 +84,8 @@ pub fn contents_of(
     found: &Found,
     interrupted: &(dyn Fn() -> bool + Sync),
 ) -> Result<Vec<Input>, CopyError> {
-    let mut listing = Listing { sources, exclude: None, items: Vec::new(), dirs: 0, interrupted };
+    let mut listing =
+        Listing { sources, exclude: None, items: Vec::new(), dirs: Vec::new(), interrupted };
     listing.source(found, None)?;
     hashed(sources, &listing.items, None, interrupted)
 }
@@ -100,8 +105,8 @@ struct Listing<'a, 's> {
     sources: &'a SourceTree<'s>,
     exclude: Option<&'a Ignore>,
     items: Vec<Item>,
-    /// How many of the sources are directories.
-    dirs: u64,
+    /// When those of the sources were changed that are directories.
+    dirs: Vec<Timestamp>,
     interrupted: &'a (dyn Fn() -> bool + Sync),
 }
 
@@ -116,7 +121,7 @@ impl Listing<'_, '_> {
             None => rustix::fs::fstat(&dir).map_err(|errno| failed(errno.into()))?,
         };
         if FileType::from_raw_mode(stat.st_mode).is_dir() {
-            self.dirs += 1;
+            self.dirs.push(modified(&stat));
             return self.below(Part::of(&found.path).only(only), &found.path, source);
         }
         if Part::file().verdict(&found.path, self.exclude, self.sources) == Verdict::In {
@@ -243,9 +248,7 @@ fn digest(
         framed = framed.number(u64::from(item.stat.st_uid)).number(u64::from(item.stat.st_gid));
     }
     if let Some(latest) = latest {
-        let time = modified(&item.stat).min(latest);
-        let seconds = framed.part(b"time").part(&time.secs().to_le_bytes());
-        framed = seconds.number(u64::from(time.nanos()));
+        framed = timed(framed, modified(&item.stat).min(latest));
     }
     if let Some(first) = linked_to {
         return Ok(framed.part(b"link").part(first.as_os_str().as_bytes()).finish());
@@ -273,6 +276,10 @@ fn digest(
         FileType::Fifo | FileType::Socket | FileType::Unknown => {}
     }
     Ok(framed.finish())
+}
+
+fn timed(framed: Framed, time: Timestamp) -> Framed {
+    framed.part(b"time").part(&time.secs().to_le_bytes()).number(u64::from(time.nanos()))
 }
 
 fn modified(stat: &Stat) -> Timestamp {
@@ -390,6 +397,12 @@ mod tests {
         assert_eq!(at_epoch(epoch, at(2000)), at_epoch(epoch, at(3000)), "later ones do not");
         assert_ne!(at_epoch(epoch, at(500)), at_epoch(epoch, at(3000)));
         assert_ne!(at_epoch(epoch, at(500)), at_epoch(epoch, at(501)));
+        let of_the_root_alone = |src: &Path| {
+            at(2000)(src);
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(500);
+            File::open(src).and_then(|src| src.set_modified(time)).expect("set");
+        };
+        assert_ne!(at_epoch(epoch, of_the_root_alone), at_epoch(epoch, at(2000)));
     }
 
     #[test]
