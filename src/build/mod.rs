@@ -25,6 +25,7 @@ mod publish;
 mod roots;
 mod run_mounts;
 mod run_step;
+mod spent;
 mod stage;
 mod tracers;
 mod tree;
