@@ -6,13 +6,13 @@
 
 use std::path::Path;
 
-use super::ahead::sources_of;
-use super::stage::{Finished, Fold, Stages, bytes};
+use super::keys::sources_of;
+use super::stage::{Finished, Fold, Stages};
 use super::tree::move_tree;
-use crate::cache::{Cache, Lineage, Made, Miss};
+use crate::cache::{Lineage, Made, Miss};
 use crate::image::ImageLayer;
 use crate::plan::{Action, PlannedStage};
-use crate::report::{Explain as _, Failure};
+use crate::report::{Explain as _, Failure, bytes};
 use crate::rootfs::{Isolation, Rootfs};
 
 impl Stages<'_, '_> {
@@ -47,38 +47,13 @@ impl Stages<'_, '_> {
                 "its layer has no type in this image".to_owned()
             }
             Ok(_) => "an earlier command had another outcome".to_owned(),
-            Err(Miss::Expired(created)) => format!("it expired, it is of {created}"),
-            Err(Miss::Unusable(why)) => why,
-            Err(Miss::Absent) => self.why_absent(cache, stage, number, fold),
+            // It has other inputs by that.
+            Err(Miss::Absent) if fold.missed => "an earlier step missed".to_owned(),
+            Err(miss) => step.why(miss, cache, &stage.platform),
         };
         fold.missed = true;
         tracing::info!("Miss: {miss}");
         None
-    }
-
-    /// In words, what is different from the last time. What follows a miss has other inputs by that.
-    fn why_absent(
-        &self,
-        cache: &Cache<'_>,
-        stage: &PlannedStage<'_>,
-        number: usize,
-        fold: &Fold,
-    ) -> String {
-        /// More changes than this are counted.
-        const TOLD: usize = 3;
-        if fold.missed {
-            return "an earlier step missed".to_owned();
-        }
-        let Some(step) = self.ahead.step(stage.number, number) else { return String::new() };
-        let Some(last) = cache.last(&step.record, &stage.platform) else {
-            return "this step is not in the cache".to_owned();
-        };
-        let changes = step.record.changes_since(&last);
-        match changes.len() {
-            0 => "what came before it changed".to_owned(),
-            count if count <= TOLD => changes.join(", "),
-            count => format!("{}, and {} more", changes[..TOLD].join(", "), count - TOLD),
-        }
     }
 
     /// Writes what a step made to the cache, and takes it into the lineage.

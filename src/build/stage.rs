@@ -1,14 +1,13 @@
 //! Stages: a base, then step after step.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
 
 use tracer::Marks;
 
-use super::add_step::Download;
 use super::ahead::Ahead;
 use super::builder::Builder;
+use super::downloads::Downloads;
+use super::keys::Keys;
 use super::layers::{Gathered, flavor_for};
 use super::needs::touches_root;
 use super::repositories;
@@ -42,7 +41,7 @@ pub(super) struct Stages<'a, 'p> {
     /// Trees of stages that start from the image of an earlier one.
     pub(super) prepared: HashMap<usize, Rootfs>,
     /// Files of the web that were fetched, by URL.
-    pub(super) downloads: RefCell<HashMap<String, Rc<Download>>>,
+    pub(super) downloads: Downloads,
     pub(super) ahead: Ahead,
     uploads: Vec<PendingUpload>,
 }
@@ -50,12 +49,12 @@ pub(super) struct Stages<'a, 'p> {
 impl<'a, 'p> Stages<'a, 'p> {
     pub(super) fn new(builder: &'a Builder<'a>, plan: &'p Plan<'p>) -> Result<Self, Failure> {
         let (finished, foreign, uploads) = (HashMap::new(), HashMap::new(), Vec::new());
-        let (downloads, ahead) = (RefCell::default(), Ahead::nothing(plan));
+        let (downloads, ahead) = (Downloads::default(), Ahead::nothing(plan));
         let prepared = HashMap::new();
         let mut stages =
             Self { builder, plan, finished, foreign, prepared, downloads, ahead, uploads };
         if let Some(cache) = builder.cache {
-            stages.look_ahead(cache);
+            stages.ahead = Ahead::look(&stages.keys(), cache);
         }
         for stage in plan.stages.iter().filter(|stage| stages.ahead.needs_tree(stage.number)) {
             if let Base::Image(image, _) = &stage.base {
@@ -63,6 +62,24 @@ impl<'a, 'p> Stages<'a, 'p> {
             }
         }
         Ok(stages)
+    }
+
+    fn keys(&self) -> Keys<'_> {
+        let Builder { order, context, dockerfile, arguments, images, interrupt, work, .. } =
+            *self.builder;
+        let (latest, plan, downloads) = (self.builder.times.latest, self.plan, &self.downloads);
+        Keys {
+            order,
+            context,
+            dockerfile,
+            arguments,
+            plan,
+            images,
+            interrupt,
+            work,
+            latest,
+            downloads,
+        }
     }
 
     /// The uploads that were begun.
@@ -88,8 +105,12 @@ impl<'a, 'p> Stages<'a, 'p> {
             if wanted {
                 result = Some(finished.image.clone());
             }
-            if let Some(next) = stages.get(place + 1) {
-                self.keep(stage, finished, next)?;
+            match stages.get(place + 1) {
+                Some(next) => self.keep(stage, finished, next)?,
+                None if self.builder.order.own_root.materialize && !wanted => {
+                    self.materialize(finished)?;
+                }
+                None => {}
             }
         }
         result.ok_or_else(|| Failure::new("the Dockerfile has no stage"))
@@ -130,7 +151,8 @@ impl<'a, 'p> Stages<'a, 'p> {
         if self.ahead.needs_tree(stage.number) {
             let why = self.ahead.first_with_tree(stage.number);
             let why = why.and_then(|number| stage.instructions.get(number));
-            let why = why.map_or("a later stage copies from it", |it| it.text.as_str());
+            let other = if stage.kept { "--materialize" } else { "a later stage" };
+            let why = why.map_or(other, |it| it.text.as_str());
             self.lay_out(stage, why, &mut fold)?;
         }
         if last {
@@ -141,6 +163,9 @@ impl<'a, 'p> Stages<'a, 'p> {
             self.one_step(stage, instruction, number, &mut fold)?;
         }
         self.take_gathered(&mut fold)?;
+        if stage.kept {
+            self.lay_out(stage, "--materialize", &mut fold)?;
+        }
         let Fold { image, rootfs, on_disk, lineage, scope, .. } = fold;
         Ok(Finished { image, rootfs, on_disk, lineage, scope })
     }
@@ -332,16 +357,4 @@ pub(super) fn shown(text: &str) -> String {
         cut.push('…');
     }
     cut
-}
-
-/// A size for people.
-pub(super) fn bytes(count: u64) -> String {
-    let mut value = count as f64;
-    for unit in ["B", "kB", "MB"] {
-        if value < 1000.0 {
-            return if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1000.0;
-    }
-    format!("{value:.1} GB")
 }

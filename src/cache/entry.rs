@@ -15,6 +15,9 @@ use crate::image::{
 };
 use crate::plan::{Framed, Inputs, Key};
 
+/// What the tag of the last entry of a step begins with.
+pub(super) const LAST: &str = "last-";
+
 /// The format of entries. One of another version is a miss.
 const VERSION: &str = "1";
 
@@ -45,6 +48,8 @@ pub struct Entry {
     pub created: String,
     /// The same in seconds since 1970.
     pub created_seconds: i64,
+    /// The instruction, as a log shows it.
+    pub step: String,
     /// The layer.
     pub layer: ImageLayer,
 }
@@ -111,8 +116,15 @@ impl Entry {
             outcome: digest("outcome")?,
             created: created.clone(),
             created_seconds: time.as_second(),
+            step: text("step")?.clone(),
             layer,
         })
+    }
+
+    /// The key that an image says it is the entry of.
+    #[must_use]
+    pub fn key_of(image: &Image) -> Option<Key> {
+        Key::parse(image.annotations().get(&format!("{PREFIX}.key"))?)
     }
 }
 
@@ -181,7 +193,7 @@ impl Record {
     /// The tag that the last entry of the same step has, too.
     #[must_use]
     pub fn last_tag(&self) -> String {
-        format!("last-{}", Framed::new("last").part(self.place.as_bytes()).finish().hex())
+        format!("{LAST}{}", Framed::new("last").part(self.place.as_bytes()).finish().hex())
     }
 
     /// How this differs from an earlier record of the same step, in words.
@@ -198,9 +210,9 @@ impl Record {
         changed.chain(gone.map(|name| format!("{name} is gone"))).collect()
     }
 
-    /// The names of all inputs.
-    pub fn inputs(&self) -> impl Iterator<Item = &str> {
-        self.inputs.iter().map(|(name, _)| name.as_str())
+    /// All inputs, and enough of the digest of each to see a change.
+    pub fn inputs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.inputs.iter().map(|(name, digest)| (name.as_str(), digest.as_str()))
     }
 }
 

@@ -13,6 +13,7 @@
 
 mod bases;
 mod entry;
+mod inventory;
 mod layout;
 mod lineage;
 mod place;
@@ -29,6 +30,7 @@ use crate::registry::{PendingUpload, Registry};
 
 pub use bases::{Bases, BasesError, Warm};
 pub use entry::{Entry, Record, UnusableEntry};
+pub use inventory::{Inventory, InventoryError, Kept, Pruning};
 pub use layout::{Layout, LayoutError};
 pub use lineage::{Lineage, outcome};
 pub use place::{Place, PlaceError, parse_size};

@@ -30,6 +30,7 @@ mod retry;
 mod secret;
 mod settings;
 mod store;
+mod tags;
 mod transport;
 mod upload;
 
@@ -121,6 +122,27 @@ impl Registry {
         answers.unwrap_or_else(|_| {
             let cancelled = |it: &Reference| Err(RegistryError::Cancelled(format!("look up {it}")));
             references.iter().map(cancelled).collect()
+        })
+    }
+
+    /// All tags of a repository; none where there is no such repository.
+    pub fn tags(&self, repository: &Repository) -> Result<Vec<String>, RegistryError> {
+        self.wait(tags::list(&self.client, repository), || format!("list {repository}"))
+    }
+
+    /// Removes manifests, and with each all its tags; how each request ended, in order: whether it was
+    /// there.
+    pub fn delete(
+        &self,
+        repository: &Repository,
+        manifests: &[Digest],
+    ) -> Vec<Result<bool, RegistryError>> {
+        let one = async |digest: &Digest| tags::delete(&self.client, repository, *digest).await;
+        let all = futures_util::stream::iter(manifests).map(one).buffered(REQUESTS).collect();
+        let answers: Result<Vec<_>, _> = self.wait(async { Ok(all.await) }, String::new);
+        answers.unwrap_or_else(|_| {
+            let cancelled = |it: &Digest| Err(RegistryError::Cancelled(format!("delete {it}")));
+            manifests.iter().map(cancelled).collect()
         })
     }
 
