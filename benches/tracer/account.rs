@@ -39,7 +39,7 @@ impl Step {
     }
 
     /// Takes the better of two runs, part by part.
-    pub(crate) fn improve(&mut self, other: Self) {
+    pub(crate) fn improve(&mut self, other: &Self) {
         self.command = self.command.least(other.command);
         self.looking = self.looking.least(other.looking);
     }

@@ -69,7 +69,7 @@ fn main() {
         for (backend, flag) in BACKENDS {
             let steps = bench.build(flag, wanted.len());
             let best = results.entry(backend).or_insert_with(|| steps.clone());
-            for (best, step) in best.iter_mut().zip(steps) {
+            for (best, step) in best.iter_mut().zip(&steps) {
                 best.improve(step);
             }
         }
@@ -140,11 +140,11 @@ fn print(workload: &Workload, number: usize, results: &Results) {
     let alone = of("walk").command;
     println!("\n{}: {}", workload.name, workload.title);
     println!("  alone: {:.3} s of CPU, {:.3} s on the clock", alone.cpu, alone.wall);
+    println!("  {:9} {:>17} {:>19}", "", "CPU ratio", "wall ratio");
     println!(
         "  {:9} {:>8} {:>8} {:>9} {:>9} {:>8} {:>9}",
         "", "command", "all", "command", "all", "events", "us/event"
     );
-    println!("  {:9} {:>17} {:>19}", "", "CPU ratio", "wall ratio");
     for (backend, _) in BACKENDS {
         let step = of(backend);
         let more = (step.command.cpu - alone.cpu) * 1e6 / step.events;
