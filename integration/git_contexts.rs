@@ -372,3 +372,33 @@ fn add_logs_in_at_the_context_s_host_only() {
     }
     assert!(!foreign.requests().contains(USER), "{}", foreign.requests());
 }
+
+/// Secrets of the build log in where a Dockerfile adds a repository, each at its host.
+#[test]
+fn add_logs_in_with_secrets_of_the_build() {
+    let home = tempfile::tempdir().unwrap();
+    Repository::new(home.path(), "app").commit(&[("x", "1")]);
+    let server = Server::web(home.path(), Login::Basic);
+    let address = server.address().to_owned();
+    let encoded = crate::registry::base64(format!("{USER}:{PASSWORD}").as_bytes());
+    let header = format!("Basic {encoded}");
+    for (id, value, works) in [
+        (format!("GIT_AUTH_HEADER.{address}"), header.as_str(), true),
+        ("GIT_AUTH_HEADER".to_owned(), &header, true),
+        ("GIT_AUTH_TOKEN".to_owned(), PASSWORD, false),
+        ("GIT_AUTH_HEADER.elsewhere.example".to_owned(), &header, false),
+    ] {
+        let ended = Build::of(&format!("FROM busybox\nADD http://{address}/app.git /got\n"))
+            .base("busybox", base::busybox())
+            .variable("LOGIN", value)
+            .flag(format!("--secret=id={id},env=LOGIN"))
+            .canary(value)
+            .run();
+        match works {
+            true => assert!(ended.succeeded().image().tree().contains_key("/got/x"), "{id}"),
+            false => ended.refused(1, &["401", &address]),
+        }
+    }
+    // A token is the password of a user that hosts of repositories know by this name.
+    assert!(server.requests().contains("x-access-token"), "{}", server.requests());
+}

@@ -17,7 +17,7 @@ use crate::step::{Copier, Found, SourceTree};
 impl Stages<'_, '_> {
     fn download(&self, url: &str) -> Result<Rc<Download>, Failure> {
         let Builder { order, work, interrupt, .. } = *self.builder;
-        self.downloads.fetch(url, &order.access.fetch, work, interrupt)
+        self.downloads.fetch(url, order, work, interrupt)
     }
 
     /// Adds a file of the web.
@@ -67,8 +67,9 @@ impl Stages<'_, '_> {
         let dir = tempfile::tempdir_in(builder.work.scratch())
             .could_not(|| "make a directory for what is fetched".to_owned())?;
         let into = dir.path().join("repository");
-        let obtained =
-            context::repository(&source, &into, &builder.order.access, builder.interrupt)?;
+        let mut access = builder.order.access.clone();
+        access.git = builder.order.mounts.cloning(&source, access.git)?;
+        let obtained = context::repository(&source, &into, &access, builder.interrupt)?;
         let shown = source.to_string();
         let sources = SourceTree::context(&obtained.dir, None, builder.work.path(), &shown)
             .could_not(|| "open what was fetched".to_owned())?;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use tracer::Interrupt;
 
+use super::Order;
 use super::work::WorkDir;
 use crate::context::http;
 use crate::report::{Explain as _, Failure};
@@ -25,7 +26,7 @@ impl Downloads {
     pub(super) fn fetch(
         &self,
         url: &str,
-        settings: &http::FetchSettings,
+        order: &Order,
         work: &WorkDir,
         interrupt: &Interrupt,
     ) -> Result<Rc<Download>, Failure> {
@@ -37,7 +38,8 @@ impl Downloads {
         let shown = http::without_credentials(url);
         tracing::info!("Fetching {shown}");
         let file = dir.path().join("file");
-        let fetched = http::fetch(url, &file, settings, || interrupt.is_triggered())
+        let settings = order.mounts.fetching(url, &order.access.fetch)?;
+        let fetched = http::fetch(url, &file, &settings, || interrupt.is_triggered())
             .map_err(|error| error.while_doing("add"))?;
         let download = Rc::new(Download { dir, fetched });
         self.0.borrow_mut().insert(url.to_owned(), Rc::clone(&download));

@@ -309,8 +309,7 @@ impl Keys<'_> {
         if let Some(checksum) = copy.add.as_ref().and_then(|add| add.checksum) {
             return Some((http::without_credentials(url), checksum));
         }
-        let fetch = &self.order.access.fetch;
-        let download = self.downloads.fetch(url, fetch, self.work, self.interrupt).ok()?;
+        let download = self.downloads.fetch(url, self.order, self.work, self.interrupt).ok()?;
         Some((download.fetched.name.clone(), Digest::from_bytes(download.fetched.sha256)))
     }
 

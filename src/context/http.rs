@@ -21,10 +21,11 @@ use tokio::runtime::Runtime;
 use tracer::Interrupt;
 
 use client::client;
-pub use client::without_credentials;
 pub(in crate::context) use client::{Redirects, causes, client_with};
+pub use client::{Roots, host, without_credentials};
 use transfer::Transfer;
 
+use crate::registry::Secret;
 use crate::report::Failure;
 
 /// The name of a file whose URL has none.
@@ -97,6 +98,10 @@ pub struct FetchSettings {
     pub no_proxy: Option<String>,
     /// The `User-Agent` header.
     pub user_agent: String,
+    /// The roots that certificates are checked against.
+    pub roots: Roots,
+    /// The `Authorization` header, for the host that is asked and not for those it redirects to.
+    pub authorization: Option<Secret>,
     /// How long a connection may take.
     pub connect: Duration,
     /// How long a transfer may stand still.
