@@ -285,7 +285,8 @@ impl Running {
             left.extend(self.pod.iter().flat_map(|pod| files_with(canary, &pod.written())));
         }
         let root = self.pod.as_ref().map(Pod::root).unwrap_or_default();
-        Ended { status, log, left, root, home }
+        let left_in_root = self.pod.as_ref().map(Pod::left_in_root).unwrap_or_default();
+        Ended { status, log, left, root, left_in_root, home }
     }
 
     /// The next line of either stream; [`None`] at the end of both.
@@ -328,6 +329,8 @@ pub(crate) struct Ended {
     left: Vec<String>,
     /// The names in the root of the pod it ran in.
     pub(crate) root: Vec<String>,
+    /// A line for each path there.
+    pub(crate) left_in_root: Vec<String>,
     home: TempDir,
 }
 

@@ -44,6 +44,7 @@ mod layers;
 mod limits;
 mod multistage;
 mod outline;
+mod own_root;
 mod push_login;
 mod real_workloads;
 mod registry_flags;

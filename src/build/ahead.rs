@@ -200,6 +200,9 @@ impl Ahead {
                     step.is_none_or(|step| step.fate != Fate::Hit)
                 })
                 .collect();
+            if stage.kept {
+                self.trees.insert(stage.number, None);
+            }
             if open.is_empty() {
                 continue;
             }

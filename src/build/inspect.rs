@@ -11,6 +11,7 @@ use super::images::Images;
 use super::keys::Keys;
 use super::layers::Times;
 use super::outline::{Looked, outline};
+use super::work::WorkDir;
 use super::{Order, contexts, parse, plan_failure, within};
 use crate::cache::Cache;
 use crate::check::{self, Findings, Options, Surroundings};
@@ -18,6 +19,7 @@ use crate::context::Context;
 use crate::dockerfile::Dockerfile;
 use crate::image::Platform;
 use crate::plan::{Arguments, Goals, Outline, Plan, plan};
+use crate::registry::Registry;
 use crate::report::Failure;
 
 /// The build argument that goes before the directive of the file.
@@ -71,30 +73,66 @@ pub fn dry_run(order: &Order, interrupt: &Interrupt) -> Result<Outline, Failure>
         let contexts = contexts::named(order, registry, work, interrupt)?;
         let images = Images::new(registry, &contexts, interrupt, None)?;
         let arguments = arguments(order, &file);
-        let plan = plan(&file, &order.goals, &arguments, &order.platform, &images)
-            .map_err(|error| plan_failure(error, &file))?;
-        let outline = |looked| outline(order, &file, &arguments, &plan, &images, looked);
-        let Some(settings) = order.cache.as_ref().filter(|_| !order.layers.single) else {
-            return outline(None);
-        };
-        let epoch = Times::epoch(&order.build_args, &plan.globals);
-        let times = Times::new(&order.created, epoch, order.layers.reproducible)?;
-        let cache = Cache::new(settings, registry, work.blobs());
-        let keys = Keys {
-            order,
-            context,
-            dockerfile: &file,
-            arguments: &arguments,
-            plan: &plan,
-            images: &images,
-            interrupt,
-            work,
-            latest: times.latest,
-            downloads: &Downloads::default(),
-        };
-        let ahead = Ahead::look(&keys, &cache);
-        outline(Some(&Looked { ahead: &ahead, cache: &cache }))
+        let plan = plan_of(order, &file, &arguments, &images)?;
+        let at = At { order, context, file: &file, arguments: &arguments, images: &images };
+        outlined(&at, &plan, registry, interrupt, work)
     })
+}
+
+/// What a plan was made of.
+pub(super) struct At<'a> {
+    pub(super) order: &'a Order,
+    pub(super) context: &'a Context,
+    pub(super) file: &'a Dockerfile,
+    pub(super) arguments: &'a Arguments,
+    pub(super) images: &'a Images<'a>,
+}
+
+/// The plan, with what the cache has of it.
+pub(super) fn outlined(
+    at: &At<'_>,
+    plan: &Plan<'_>,
+    registry: &Registry,
+    interrupt: &Interrupt,
+    work: &WorkDir,
+) -> Result<Outline, Failure> {
+    let At { order, context, file, arguments, images } = *at;
+    let outline = |looked| outline(order, file, arguments, plan, images, looked);
+    let Some(settings) = order.cache.as_ref().filter(|_| !order.layers.single) else {
+        return outline(None);
+    };
+    let epoch = Times::epoch(&order.build_args, &plan.globals);
+    let times = Times::new(&order.created, epoch, order.layers.reproducible)?;
+    let cache = Cache::new(settings, registry, work.blobs());
+    let keys = Keys {
+        order,
+        context,
+        dockerfile: file,
+        arguments,
+        plan,
+        images,
+        interrupt,
+        work,
+        latest: times.latest,
+        downloads: &Downloads::default(),
+    };
+    let ahead = Ahead::look(&keys, &cache);
+    outline(Some(&Looked { ahead: &ahead, cache: &cache }))
+}
+
+/// What is to be built, and whose files are wanted at the end.
+pub(super) fn plan_of<'a>(
+    order: &Order,
+    file: &'a Dockerfile,
+    arguments: &Arguments,
+    images: &Images<'_>,
+) -> Result<Plan<'a>, Failure> {
+    let mut plan = plan(file, &order.goals, arguments, &order.platform, images)
+        .map_err(|error| plan_failure(error, file))?;
+    if order.own_root.materialize {
+        plan.keep_result();
+    }
+    Ok(plan)
 }
 
 /// Tells what the checks find in the stages of a build that is about to begin.

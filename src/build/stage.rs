@@ -105,8 +105,12 @@ impl<'a, 'p> Stages<'a, 'p> {
             if wanted {
                 result = Some(finished.image.clone());
             }
-            if let Some(next) = stages.get(place + 1) {
-                self.keep(stage, finished, next)?;
+            match stages.get(place + 1) {
+                Some(next) => self.keep(stage, finished, next)?,
+                None if self.builder.order.own_root.materialize && !wanted => {
+                    self.materialize(finished)?;
+                }
+                None => {}
             }
         }
         result.ok_or_else(|| Failure::new("the Dockerfile has no stage"))
@@ -147,7 +151,8 @@ impl<'a, 'p> Stages<'a, 'p> {
         if self.ahead.needs_tree(stage.number) {
             let why = self.ahead.first_with_tree(stage.number);
             let why = why.and_then(|number| stage.instructions.get(number));
-            let why = why.map_or("a later stage copies from it", |it| it.text.as_str());
+            let other = if stage.kept { "--materialize" } else { "a later stage" };
+            let why = why.map_or(other, |it| it.text.as_str());
             self.lay_out(stage, why, &mut fold)?;
         }
         if last {
@@ -158,6 +163,9 @@ impl<'a, 'p> Stages<'a, 'p> {
             self.one_step(stage, instruction, number, &mut fold)?;
         }
         self.take_gathered(&mut fold)?;
+        if stage.kept {
+            self.lay_out(stage, "--materialize", &mut fold)?;
+        }
         let Fold { image, rootfs, on_disk, lineage, scope, .. } = fold;
         Ok(Finished { image, rootfs, on_disk, lineage, scope })
     }

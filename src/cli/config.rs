@@ -6,6 +6,7 @@ pub(super) mod credentials;
 mod language;
 mod layers;
 pub(super) mod outputs;
+mod own_root;
 pub(super) mod registry;
 mod run_mounts;
 mod tracer;
@@ -86,7 +87,6 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             .parse()
             .map_err(|error| Failure::new(format!("--custom-platform={text}: {error}")))?,
     };
-    refuse_variables(around)?;
     let mut registry = registry::registry(&flags.registry, around)?;
     cache::reach(cache.as_ref(), &mut registry);
     let source = context::source(&flags.contexts, around)?;
@@ -118,7 +118,8 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         mounts: run_mounts::sources(&flags.run_mounts, around, &kaniko_dir)?,
         kaniko_dir,
         own_dirs: own_dirs(around),
-        cleanup: switch(flags.cleanup.0, "KANIKO_CLEANUP", around)?,
+        own_root: own_root::own_root(&flags.own_root, around)?,
+        show_plan: switch(false, "KANIKO_PRINT_PLAN", around)?.then_some(show_plan),
         layers,
         cache,
         created: around.now.clone(),
@@ -126,17 +127,11 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
     })
 }
 
-/// Variables that stand for flags which this version does not have: going on would ignore them.
-const NOT_YET: [&str; 3] = ["KANIKO_PRE_CLEANUP", "KANIKO_PRESERVE_CONTEXT", "KANIKO_PRINT_PLAN"];
-
-fn refuse_variables(around: &Surroundings) -> Result<(), Failure> {
-    match NOT_YET.iter().find(|name| around.variable(name).is_some()) {
-        None => Ok(()),
-        Some(name) => {
-            let what = format!("the environment sets {name}, which this version does not have yet");
-            Err(Failure::new(what).hint(format!("unset {name}")))
-        }
-    }
+/// The plan, for a person who wants it beside the build.
+fn show_plan(plan: &crate::plan::Outline) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let told = std::io::Write::write_all(&mut out, plan.to_string().as_bytes());
+    told.could_not(|| "write to standard output".to_owned())
 }
 
 /// A boolean that a variable may set against its flag.

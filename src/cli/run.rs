@@ -10,7 +10,7 @@ use signal_hook::iterator::Signals;
 use tracer::Interrupt;
 
 use super::config::{Surroundings, order};
-use super::flags::{CacheCommand, Command, DryRun, Flags, LoginFlags, NOT_YET, PushFlags};
+use super::flags::{CacheCommand, Command, DryRun, Flags, LoginFlags, PushFlags};
 use crate::build::{Checked, Order, build, check, dry_run};
 use crate::report::{ExitStatus, Explain as _, Failure, LogFormat, coloured, install};
 
@@ -201,22 +201,10 @@ pub(super) fn refuse(error: &clap::Error) -> i32 {
             0
         }
         _ => {
-            tell(&not_yet(error).unwrap_or_else(|| error.to_string()));
+            tell(&error.to_string());
             1
         }
     }
-}
-
-/// A flag that kaniko has and this version has not says so, instead of being "unexpected".
-fn not_yet(error: &clap::Error) -> Option<String> {
-    use clap::error::{ContextKind, ContextValue};
-    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
-        return None;
-    };
-    let name = argument.trim_start_matches('-').split('=').next()?;
-    NOT_YET.contains(&name).then(|| {
-        format!("error: --{name} is a flag of kaniko that this version does not have yet\n")
-    })
 }
 
 /// Where every line is a JSON object, the last one is too.

@@ -22,7 +22,7 @@ use tracer::Interrupt;
 
 use client::client;
 pub(in crate::context) use client::{Redirects, client_with};
-pub use client::{host, without_credentials};
+pub use client::{Roots, host, without_credentials};
 use transfer::Transfer;
 
 use crate::dockerfile::percent_decoded;
@@ -99,6 +99,8 @@ pub struct FetchSettings {
     pub no_proxy: Option<String>,
     /// The `User-Agent` header.
     pub user_agent: String,
+    /// The roots that certificates are checked against.
+    pub roots: Roots,
     /// The `Authorization` header, for the host that is asked and not for those it redirects to.
     pub authorization: Option<Secret>,
     /// How long a connection may take.

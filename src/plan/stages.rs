@@ -65,6 +65,8 @@ pub struct PlannedStage<'a> {
     pub copied_by: BTreeSet<usize>,
     /// Stages of the plan that start from this one.
     pub base_of: BTreeSet<usize>,
+    /// Whether its files are wanted after the build.
+    pub kept: bool,
 }
 
 /// The stages to build, in order.
@@ -78,6 +80,15 @@ pub struct Plan<'a> {
     pub globals: BTreeMap<String, String>,
     /// Arguments that were given and that no stage of the Dockerfile declares.
     pub unused_arguments: Vec<String>,
+}
+
+impl Plan<'_> {
+    /// The files of the result are wanted after the build, not only its image.
+    pub fn keep_result(&mut self) {
+        for stage in &mut self.stages {
+            stage.kept |= stage.number == self.result;
+        }
+    }
 }
 
 /// Why there is no plan.
@@ -253,6 +264,7 @@ impl<'a> Planner<'a, '_> {
             platform,
             copied_by,
             base_of,
+            kept: false,
         };
         self.done.insert(number, planned);
         self.order.push(number);

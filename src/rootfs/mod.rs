@@ -99,15 +99,24 @@ impl Rootfs {
     /// # Errors
     /// It cannot be opened or read.
     pub fn occupied(path: &Path, exclusions: Exclusions) -> Result<Self, RootfsError> {
-        let mut rootfs = Self::open(path, Index::new(), exclusions)?;
-        let found = rootfs.difference(&Suspects::Everything)?;
-        rootfs.index.apply(&found);
+        let mut rootfs = Self::found(path, exclusions)?;
         let paths: Vec<ImagePath> = rootfs.index.iter().map(|(path, _)| path.clone()).collect();
         for path in paths {
             if let Some(entry) = rootfs.index.get_mut(&path) {
                 entry.foreign = true;
             }
         }
+        Ok(rootfs)
+    }
+
+    /// A directory with something in it, all of which counts.
+    ///
+    /// # Errors
+    /// It cannot be opened or read.
+    pub fn found(path: &Path, exclusions: Exclusions) -> Result<Self, RootfsError> {
+        let mut rootfs = Self::open(path, Index::new(), exclusions)?;
+        let found = rootfs.difference(&Suspects::Everything)?;
+        rootfs.index.apply(&found);
         Ok(rootfs)
     }
 

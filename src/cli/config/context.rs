@@ -8,7 +8,7 @@ use crate::build::NamedContext;
 use crate::cli::flags::ContextFlags;
 use crate::cli::gobool::GoBool;
 use crate::context::git::{GitAccess, GitOptions, Pass};
-use crate::context::http::FetchSettings;
+use crate::context::http::{FetchSettings, Roots};
 use crate::context::objects::StoreAccess;
 use crate::context::{Access, ContextSource, GitContexts};
 use crate::registry::{Secret, Settings};
@@ -74,6 +74,7 @@ pub(super) fn fetch(registry: &Settings) -> FetchSettings {
         https_proxy: registry.proxies.https.clone(),
         no_proxy: registry.proxies.exceptions.clone(),
         user_agent: registry.user_agent.clone(),
+        roots: Roots::of_system(),
         connect: registry.patience.connect,
         idle: registry.patience.idle,
         tries: registry.patience.tries,

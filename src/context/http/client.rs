@@ -1,5 +1,8 @@
 //! The HTTP client of contexts and of ADD: proxies, certificates, redirects, and what may be told.
 
+use std::fmt;
+use std::sync::Arc;
+
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Certificate, Client, NoProxy, Proxy, Url, redirect};
 
@@ -8,6 +11,26 @@ use crate::registry::causes;
 
 /// How many redirects are followed.
 const MOST_REDIRECTS: usize = 10;
+
+/// The roots of trust, taken once: a base image that is unpacked over those of the system in place
+/// does not decide whom the executor believes.
+#[derive(Clone, Default)]
+pub struct Roots(Arc<[Certificate]>);
+
+impl Roots {
+    /// Those of the system.
+    #[must_use]
+    pub fn of_system() -> Self {
+        let found = rustls_native_certs::load_native_certs();
+        Self(found.certs.iter().filter_map(|it| Certificate::from_der(it).ok()).collect())
+    }
+}
+
+impl fmt::Debug for Roots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} certificates", self.0.len())
+    }
+}
 
 /// What a client does with redirects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,15 +64,13 @@ pub(in crate::context) fn client_with(
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
     }
-    let found = rustls_native_certs::load_native_certs();
-    let roots = found.certs.iter().filter_map(|it| Certificate::from_der(it).ok());
     let mut builder = Client::builder()
         .user_agent(&settings.user_agent)
         .default_headers(headers)
         .redirect(policy)
         .connect_timeout(settings.connect)
         .read_timeout(settings.idle)
-        .tls_certs_only(roots)
+        .tls_certs_only(settings.roots.0.iter().cloned())
         .tls_danger_accept_invalid_certs(insecure)
         .no_proxy();
     let except = settings.no_proxy.as_deref().and_then(NoProxy::from_string);

@@ -33,6 +33,7 @@ fn settings() -> FetchSettings {
         https_proxy: None,
         no_proxy: None,
         user_agent: "test".to_owned(),
+        roots: Roots::default(),
         connect: Duration::from_secs(30),
         idle: Duration::from_secs(30),
         tries: 3,
