@@ -13,6 +13,7 @@
 mod add_step;
 mod ahead;
 mod builder;
+mod by_content;
 mod cached;
 mod contexts;
 mod copy_step;
@@ -29,6 +30,7 @@ mod publish;
 mod roots;
 mod run_mounts;
 mod run_step;
+mod spent;
 mod stage;
 mod tracers;
 mod tree;

@@ -2,14 +2,14 @@
 
 use super::Follow::{Always, Never, UnlessFlag, UnlessFlagOrNull};
 use super::{
-    Abi, LINK_AT, REFUSED, RENAME_AT, SUBVOLUME_IOCTLS, Shape, call, path, path_at,
+    Abi, CLONE3, IO_URING_SETUP, LINK_AT, RENAME_AT, SUBVOLUME_IOCTLS, Shape, call, path, path_at,
     with_shared_calls,
 };
 
 /// `AUDIT_ARCH_AARCH64`.
 pub(crate) static ABI: Abi = Abi {
     audit_arch: 0xc000_00b7,
-    refused: REFUSED,
+    refused: &[282, IO_URING_SETUP, CLONE3],
     seccomp: 277,
     calls: with_shared_calls![
         call(5, "setxattr", path(0, Always)),

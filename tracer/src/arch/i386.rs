@@ -3,14 +3,14 @@
 
 use super::Follow::{Always, AlwaysOrNull, Never, UnlessFlag, UnlessFlagOrNull};
 use super::{
-    Abi, LINK_AT, REFUSED, RENAME_AT, SUBVOLUME_IOCTLS, Shape, call, path, path_at,
+    Abi, CLONE3, IO_URING_SETUP, LINK_AT, RENAME_AT, SUBVOLUME_IOCTLS, Shape, call, path, path_at,
     with_shared_calls,
 };
 
 /// `AUDIT_ARCH_I386`.
 pub(crate) static ABI: Abi = Abi {
     audit_arch: 0x4000_0003,
-    refused: REFUSED,
+    refused: &[374, IO_URING_SETUP, CLONE3],
     seccomp: 354,
     calls: with_shared_calls![
         call(5, "open", Shape::Open { at: None, path: 0, flags: 1 }),
