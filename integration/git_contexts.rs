@@ -423,6 +423,15 @@ fn by_https_the_certificate_is_checked() {
         assert_eq!(version(&ended.image().tree()), "2");
         assert!(!ended.log.contains(PASSWORD), "{}", ended.log);
     }
+    for (kept, entry) in [("1", "d 0755 0:0 0"), ("false", "")] {
+        let build = build(Place::Host)
+            .flag(format!("--build-arg=BUILDKIT_CONTEXT_KEEP_GIT_DIR={kept}"))
+            .flag(format!("--context=https://{USER}:{PASSWORD}@{}/app.git", server.address()))
+            .flag("--git=insecure-skip-tls=true");
+        let ended = build.run().succeeded();
+        assert_facts(kept, &ended.image().tree(), &[("/got/.git", entry)]);
+        assert!(!ended.log.contains("nothing declares"), "{}", ended.log);
+    }
     let before = server.requests();
     let refused = told(build(Place::Host));
     refused.refused(1, &[server.address(), "certificate"]);

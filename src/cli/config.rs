@@ -90,6 +90,8 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
     let mut registry = registry::registry(&flags.registry, around)?;
     cache::reach(cache.as_ref(), &mut registry);
     let source = context::source(&flags.contexts, around)?;
+    let given = build_args(&flags.build_arg, around);
+    let source = context::with_git_dir(source, &given)?;
     let kaniko_dir = kaniko_dir(flags.kaniko_dir.as_deref(), around);
     let (watch, step_tracers) = tracer::watch(&flags.tracer)?;
     Ok(Order {
@@ -99,10 +101,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         dockerfile: flags.dockerfile.clone(),
         here: around.here.clone(),
         contexts: contexts(&flags.build_context, &around.here)?,
-        build_args: layers::with_epoch(
-            build_args(&flags.build_arg, around),
-            around.variable(layers::EPOCH),
-        ),
+        build_args: layers::with_epoch(given, around.variable(layers::EPOCH)),
         goals: language::goals(&flags.language),
         platform,
         registry,

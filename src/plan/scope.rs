@@ -188,7 +188,7 @@ impl Variables for Scope {
 pub(super) fn is_predefined(name: &str) -> bool {
     let platform = name.strip_prefix("BUILD").or_else(|| name.strip_prefix("TARGET"));
     PROXIES.contains(&name)
-        || name == "BUILDKIT_DOCKERFILE_CHECK"
+        || matches!(name, "BUILDKIT_DOCKERFILE_CHECK" | "BUILDKIT_CONTEXT_KEEP_GIT_DIR")
         || name == "SOURCE_DATE_EPOCH"
         || matches!(platform, Some("PLATFORM" | "OS" | "OSVERSION" | "ARCH" | "VARIANT" | "STAGE"))
 }

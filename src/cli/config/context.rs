@@ -1,5 +1,6 @@
 //! What the flags and variables of build contexts mean.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
@@ -22,9 +23,10 @@ const GIT_OPTIONS: [&str; 5] =
 const DEFAULT_CONTEXT: &str = "/workspace/";
 
 /// What object stores read of the environment.
-const STORE_VARIABLES: [&str; 12] = [
+const STORE_VARIABLES: [&str; 13] = [
     "AWS_DEFAULT_REGION",
     "AWS_REGION",
+    "AZURE_AUTHORITY_HOST",
     "AZURE_CLIENT_ID",
     "AZURE_CLIENT_SECRET",
     "AZURE_FEDERATED_TOKEN_FILE",
@@ -48,6 +50,22 @@ pub(super) fn source(
         .map_err(|error| Failure::new(format!("{flag}: {error}")))
 }
 
+/// Of a Git repository, whether `.git` is kept: in the form of URLs that Docker has, it is not.
+pub(super) fn with_git_dir(
+    source: ContextSource,
+    build_args: &BTreeMap<String, String>,
+) -> Result<ContextSource, Failure> {
+    const KEEP: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
+    let Some(text) = build_args.get(KEEP) else { return Ok(source) };
+    let kept: GoBool = text
+        .parse()
+        .map_err(|error| Failure::new(format!("--build-arg {KEEP}={text}: {error}")))?;
+    Ok(match source {
+        ContextSource::Git(git) if kept.0 => ContextSource::Git(Box::new(git.with_git_dir())),
+        source => source,
+    })
+}
+
 /// `--context`, or else `--bucket`, which is kaniko's older way to name one of Google's.
 fn named_source(flags: &ContextFlags) -> Result<(&'static str, String), Failure> {
     match (flags.context.as_deref(), flags.bucket.as_str()) {
@@ -61,7 +79,7 @@ fn named_source(flags: &ContextFlags) -> Result<(&'static str, String), Failure>
     }
 }
 
-fn variables(around: &Surroundings) -> std::collections::BTreeMap<String, Secret> {
+fn variables(around: &Surroundings) -> BTreeMap<String, Secret> {
     let value = |name: &&str| around.variable(name).map(|it| ((*name).to_owned(), Secret::new(it)));
     STORE_VARIABLES.iter().filter_map(value).collect()
 }

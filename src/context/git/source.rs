@@ -54,6 +54,12 @@ pub struct GitOptions {
 }
 
 impl GitSource {
+    /// The same, with its `.git`.
+    #[must_use]
+    pub fn with_git_dir(self) -> Self {
+        Self { keep_git_dir: true, ..self }
+    }
+
     /// A repository as Docker writes it: the one commit, without `.git`, with submodules.
     ///
     /// # Errors
