@@ -28,6 +28,7 @@ mod run_step;
 mod stage;
 mod tracers;
 mod tree;
+mod unpacking;
 mod verdict;
 mod work;
 
