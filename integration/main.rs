@@ -49,6 +49,7 @@ mod push_login;
 mod real_workloads;
 mod registry_flags;
 mod registry_io;
+mod resets;
 mod results;
 mod rough_steps;
 mod run_mounts;

@@ -44,6 +44,7 @@ use futures_util::StreamExt as _;
 
 use crate::image::{Digest, Image, ImageLayer, Manifest, Platform, Reference, Repository};
 
+pub(crate) use answer::causes;
 pub use builtin::aws::AwsLogin;
 pub use builtin::{Builtin, Helper};
 pub use credentials::{By, Credentials, Login};

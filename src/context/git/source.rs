@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use reqwest::Url;
 
 use super::super::http::without_credentials;
-use crate::dockerfile::{GitRef, is_commit};
+use crate::dockerfile::{GitRef, is_commit, percent_decoded};
 use crate::registry::Secret;
 
 /// How much history comes along.
@@ -289,7 +289,7 @@ impl Remote {
 impl Login {
     fn of(url: &Url) -> Option<Self> {
         let part = |text: &str| {
-            let bytes = super::super::http::unescaped(text.as_bytes());
+            let bytes = percent_decoded(text.as_bytes());
             String::from_utf8_lossy(&bytes).into_owned()
         };
         let user = part(url.username());

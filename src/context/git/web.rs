@@ -16,9 +16,10 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use tokio::runtime::Runtime;
 use tracer::Interrupt;
 
-use super::super::http::{FetchSettings, Redirects, becomes_true, causes, client_with};
+use super::super::http::{FetchSettings, Redirects, becomes_true, client_with};
 use super::super::progress::Progress;
 use super::source::{Login, Pass, Remote};
+use crate::registry::causes;
 
 /// What a server answered instead of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Certificate, Client, NoProxy, Proxy, Url, redirect};
 
 use super::FetchSettings;
+use crate::registry::causes;
 
 /// How many redirects are followed.
 const MOST_REDIRECTS: usize = 10;
@@ -114,20 +115,6 @@ pub fn without_credentials(url: &str) -> String {
     let _ = parsed.set_password(None);
     parsed.set_query(None);
     parsed.to_string()
-}
-
-/// An error with all its causes in one line.
-pub(in crate::context) fn causes(error: &dyn std::error::Error) -> String {
-    let mut told = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if !told.contains(&text) {
-            told = format!("{told}: {text}");
-        }
-        next = cause.source();
-    }
-    told
 }
 
 #[cfg(test)]
