@@ -352,3 +352,127 @@ fn executors_share_a_directory_and_others_read_it() {
     let name = format!("oci:{}:{}", store.0.path().display(), tag.as_str().expect("a tag"));
     tools::run("skopeo", ["--insecure-policy", "inspect", &name]);
 }
+
+/// The part of a plan that speaks of the cache: a line for each step, without times and keys.
+fn planned(store: &Store, change: impl Fn(Build) -> Build) -> (Vec<String>, Value) {
+    let build = || {
+        let build = Build::bare().file("Dockerfile", STAGES).base("busybox", base::busybox());
+        let build = build.file("main.c", "int main;\n").flag("--verbosity=error");
+        change(store.used_by(build))
+    };
+    let text = build().flag("--dryrun").run().succeeded().log;
+    let json = build().flag("--dryrun=json").run().succeeded().log;
+    let told = text.lines().filter_map(|line| line.strip_prefix("        "));
+    let told = told.filter(|line| !line.starts_with("key "));
+    let kind = |line: &str| match line.split_once(": ") {
+        Some((found @ ("hit" | "likely hit"), _)) => found.to_owned(),
+        _ => line.to_owned(),
+    };
+    (told.map(kind).collect(), serde_json::from_str(&json).expect("JSON"))
+}
+
+#[test]
+fn a_dry_run_tells_keys_inputs_hits_and_misses() {
+    let store = Store::new();
+    let (told, _) = planned(&store, |it| it);
+    let absent = "miss: this step is not in the cache";
+    let earlier = "miss: an earlier step missed";
+    assert_eq!(told, [absent, earlier, earlier, absent, earlier, earlier, earlier, earlier]);
+    assert!(!store.0.path().join("index.json").exists(), "nothing is built");
+    store.used_by(stages(Place::Host, STAGES)).run().succeeded();
+
+    let (told, json) = planned(&store, |it| it);
+    assert_eq!(told, ["hit"; 8]);
+    assert_eq!(json["stages"][0]["not_needed"], true);
+    assert_eq!(json["stages"][1]["base"]["layers_are"], "named");
+    let copy = &json["stages"][0]["steps"][1]["cache"];
+    assert_eq!(copy["key"].as_str().map(str::len), Some(64), "{copy}");
+    let names: Vec<&str> = copy["inputs"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|it| it["name"].as_str())
+        .collect();
+    assert!(names.contains(&"main.c") && names.contains(&"the destination"), "{names:?}");
+    assert_eq!(json["stages"][1]["steps"][0].get("cache"), None, "ARG makes no layer");
+
+    let (told, json) = planned(&store, |it| it.file("main.c", "int x;\n"));
+    let changed = "miss: main.c changed";
+    let stage = "miss: stage build changed";
+    assert_eq!(told, ["hit", changed, earlier, "hit", stage, earlier, earlier, earlier]);
+    assert_eq!(json["stages"][0].get("not_needed"), None);
+    let (told, _) = planned(&store, |it| it.flag("--build-arg=WHO=you"));
+    assert_eq!(told[3..5], ["miss: variable WHO changed", earlier]);
+
+    // What follows a command that has to run again is found if that makes the same.
+    fs::remove_file(store.entry("RUN cat main.c").0).expect("removed");
+    let (told, _) = planned(&store, |it| it);
+    assert!(told[2].starts_with("miss: /"), "{told:?}");
+    assert_eq!(told[4], "likely hit");
+    let (told, _) = planned(&store, |it| it.flag("--cache-copy-layers=false"));
+    assert_eq!(told[1], "not cached: the flags say that it is not to be cached");
+}
+
+/// A stage that makes the same of sources that differ in their comments, and what copies from it.
+const IDENTICAL: &str = "FROM busybox AS build
+COPY main.c /src/
+RUN grep -v comment /src/main.c > /made; mkdir /d && cp /made /d/two && ln -s two /d/link
+FROM busybox AS mid
+COPY --from=build /made /app/
+RUN cat /app/made > /final && cat /proc/sys/kernel/random/uuid > /id
+COPY --from=build --chown=3:4 /d /d/
+FROM mid
+RUN cat /final /d/link /id > /last
+";
+
+/// The steps of [`IDENTICAL`] that come after its first stage.
+const AFTER: usize = 4;
+
+#[test]
+fn a_stage_that_is_built_again_and_made_the_same_keeps_what_follows() {
+    for place in PLACES {
+        let store = Store::new();
+        let build = |source: &str| {
+            let build = on_busybox(place, IDENTICAL).file("main.c", source);
+            store.used_by(build).run().succeeded()
+        };
+        let cold = build("int x;\n// comment 1\n");
+        lacks(&cold, "by its content");
+        let again = build("int x;\n// comment 2\n");
+        assert_eq!(count(&again, "by its content"), AFTER, "{place:?} {}", again.log);
+        // The base of the stage that is executed is unpacked, and no other.
+        assert_eq!(count(&again, "Unpacking rootfs"), 1, "{place:?} {}", again.log);
+        assert_eq!(digests(&again.image()), digests(&cold.image()), "{place:?}");
+
+        // The next time all is known ahead.
+        let known = build("int x;\n// comment 2\n");
+        says(&known, "Stage build is not needed");
+        assert_eq!((count(&known, "Cached: "), count(&known, "by its content")), (AFTER, 0));
+        assert_eq!(digests(&known.image()), digests(&cold.image()), "{place:?}");
+
+        let other = build("int y;\n");
+        assert_eq!(count(&other, "Cached: "), 0, "{place:?} {}", other.log);
+        let tree = other.image().tree();
+        assert!(tree["/last"].to_string().contains("int y;"), "{place:?}");
+        let fresh = on_busybox(place, IDENTICAL).file("main.c", "int y;\n").image().tree();
+        assert_eq!(tree["/d/two"].to_string(), fresh["/d/two"].to_string(), "{place:?}");
+    }
+}
+
+#[test]
+fn what_is_found_by_content_is_never_of_another_execution() {
+    let store = Store::new();
+    let build = |source: &str| {
+        let build = on_busybox(Place::Host, IDENTICAL).file("main.c", source);
+        store.used_by(build).run().succeeded()
+    };
+    build("int x;\n// comment 1\n");
+    // Its command runs again, and makes another ID: the copy before it is found, what follows is not.
+    fs::remove_file(store.entry("RUN cat /app/made").0).expect("removed");
+    let ended = build("int x;\n// comment 2\n");
+    assert_eq!(count(&ended, "by its content"), 1, "{}", ended.log);
+    let tree = ended.image().tree();
+    let shown = |path: &str| tree[path].to_string();
+    let id = shown("/id").split('"').nth(1).map(str::to_owned).expect("its text");
+    assert!(shown("/last").contains(&id), "{} in {}", id, shown("/last"));
+}

@@ -270,3 +270,60 @@ fn a_silent_standard_input_can_be_interrupted() {
     running.signal(nix::sys::signal::Signal::SIGTERM);
     running.end().refused(143, &["signal 15"]);
 }
+
+/// Secrets of the build log in where a Dockerfile adds a file, and are not told to whom the host redirects to.
+#[test]
+fn add_logs_in_with_secrets_of_the_build() {
+    let elsewhere = Web::start(|_| Answer::of(200, "far"));
+    // Another name of this machine is another host.
+    let far = elsewhere.url("/file").replace("127.0.0.1", "localhost");
+    let web = Web::start(move |request| match request.headers.get("authorization") {
+        Some(pass) if request.path == "/file" => Answer::of(200, pass.as_bytes()),
+        Some(_) => Answer::of(302, "").header("location", &far),
+        None => Answer::of(401, ""),
+    });
+    for (id, path, content) in [
+        ("HTTP_AUTH_TOKEN_127.0.0.1", "/file", Some("Bearer canary-word")),
+        ("HTTP_AUTH_HEADER_127.0.0.1", "/file", Some("canary-word")),
+        ("HTTP_AUTH_HEADER_127.0.0.1", "/moved", Some("far")),
+        ("HTTP_AUTH_HEADER_localhost", "/file", None),
+    ] {
+        let ended = Build::of(&format!("FROM scratch\nADD {} /got\n", web.url(path)))
+            .variable("LOGIN", "canary-word")
+            .flag(format!("--secret=id={id},env=LOGIN"))
+            .run();
+        match content {
+            Some(text) => {
+                let tree = ended.succeeded().image().tree();
+                assert!(tree["/got"].to_string().contains(&format!("{text:?}")), "{id} {path}");
+            }
+            None => ended.refused(1, &["401"]),
+        }
+    }
+    let told = elsewhere.seen();
+    assert!(!told.is_empty());
+    assert!(told.iter().all(|request| !request.headers.contains_key("authorization")), "{told:?}");
+}
+
+#[test]
+fn a_named_context_that_nothing_takes_from_is_not_fetched() {
+    let (_home, dir) = project();
+    let archive = packed(&dir, None);
+    let bytes = fs::read(&archive).unwrap();
+    let web = Web::start(move |_| Answer::of(200, bytes.clone()));
+    let dockerfile = "FROM busybox AS unused\nCOPY --from=Far file /\n\
+                      FROM busybox\nCOPY --from=near file /got/\n";
+    for (target, paths) in [("1", vec!["/near.tar"]), ("unused", vec!["/far.tar"])] {
+        let before = web.seen().len();
+        Build::of(dockerfile)
+            .base("busybox", base::busybox())
+            .flag(format!("--build-context=far={}", web.url("/far.tar")))
+            .flag(format!("--build-context=near={}", web.url("/near.tar")))
+            .flag(format!("--build-context=other={}", web.url("/other.tar")))
+            .flag(format!("--target={target}"))
+            .run()
+            .succeeded();
+        let asked: Vec<String> = web.seen().drain(before..).map(|it| it.path).collect();
+        assert_eq!(asked, paths, "{target}");
+    }
+}

@@ -18,6 +18,7 @@ fn shipped(target: &str, parts: &Path) -> Build {
     let programs = parts.join("programs");
     fs::create_dir(&programs).unwrap();
     fs::copy(static_executor(), programs.join("executor")).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_warmer"), programs.join("warmer")).unwrap();
     fs::write(programs.join("ca-certificates.crt"), "no authority\n").unwrap();
     let shell = parts.join("shell");
     fs::create_dir(&shell).unwrap();
@@ -39,37 +40,39 @@ fn shipped(target: &str, parts: &Path) -> Build {
 
 /// Kaniko's places and variables: pipelines name them.
 #[test]
-fn the_executor_image_is_laid_out_as_kanikos() {
-    let parts = tempfile::tempdir().unwrap();
-    let image = shipped("executor", parts.path()).image();
-    let tree = image.tree();
-    let names: Vec<&str> = tree.keys().map(String::as_str).collect();
-    assert_eq!(
-        names,
-        [
+fn the_images_are_laid_out_as_kanikos() {
+    for program in ["executor", "warmer"] {
+        let parts = tempfile::tempdir().unwrap();
+        let image = shipped(program, parts.path()).image();
+        let tree = image.tree();
+        let names: Vec<&str> = tree.keys().map(String::as_str).collect();
+        let path = format!("/kaniko/{program}");
+        let mut want = vec![
             "/kaniko",
             "/kaniko/.docker",
-            "/kaniko/executor",
             "/kaniko/ssl",
             "/kaniko/ssl/certs",
             "/kaniko/ssl/certs/ca-certificates.crt",
+            &path,
             "/workspace",
-        ]
-    );
-    assert_eq!(tree["/kaniko/executor"].mode & 0o7777, 0o777);
-    assert_eq!(tree["/kaniko"].mode & 0o7777, 0o777);
-    assert_eq!(image.setting("/Entrypoint"), &json!(["/kaniko/executor"]));
-    assert_eq!(image.setting("/WorkingDir"), &json!("/workspace"));
-    assert_eq!(
-        image.setting("/Env"),
-        &json!([
-            "PATH=/usr/local/bin:/kaniko",
-            "HOME=/root",
-            "USER=root",
-            "SSL_CERT_DIR=/kaniko/ssl/certs",
-            "DOCKER_CONFIG=/kaniko/.docker/",
-        ])
-    );
+        ];
+        want.sort_unstable();
+        assert_eq!(names, want);
+        assert_eq!(tree[&path].mode & 0o7777, 0o777);
+        assert_eq!(tree["/kaniko"].mode & 0o7777, 0o777);
+        assert_eq!(image.setting("/Entrypoint"), &json!([path]));
+        assert_eq!(image.setting("/WorkingDir"), &json!("/workspace"));
+        assert_eq!(
+            image.setting("/Env"),
+            &json!([
+                "PATH=/usr/local/bin:/kaniko",
+                "HOME=/root",
+                "USER=root",
+                "SSL_CERT_DIR=/kaniko/ssl/certs",
+                "DOCKER_CONFIG=/kaniko/.docker/",
+            ])
+        );
+    }
 }
 
 /// As GitLab does it: a script in the debug image's shell, which builds, and goes on afterwards.
@@ -81,6 +84,7 @@ fn a_script_in_the_debug_image_builds_and_goes_on() {
     let shell = &image.tree()["/busybox/sh"];
     assert!(matches!(shell.kind, Kind::File), "{shell:?}");
     assert_eq!(image.tree()["/bin/sh"].target, "/busybox/sh");
+    assert_eq!(image.tree()["/kaniko/warmer"].mode & 0o7777, 0o777);
     assert_eq!(image.setting("/Volumes"), &json!({"/busybox": {}}));
 
     let root = crate::image::unpack(&built.out("image"), parts.path());

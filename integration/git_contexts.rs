@@ -372,3 +372,59 @@ fn add_logs_in_at_the_context_s_host_only() {
     }
     assert!(!foreign.requests().contains(USER), "{}", foreign.requests());
 }
+
+/// Secrets of the build log in where a Dockerfile adds a repository, each at its host.
+#[test]
+fn add_logs_in_with_secrets_of_the_build() {
+    let home = tempfile::tempdir().unwrap();
+    Repository::new(home.path(), "app").commit(&[("x", "1")]);
+    let server = Server::web(home.path(), Login::Basic);
+    let address = server.address().to_owned();
+    let encoded = crate::registry::base64(format!("{USER}:{PASSWORD}").as_bytes());
+    let header = format!("Basic {encoded}");
+    for (id, value, works) in [
+        (format!("GIT_AUTH_HEADER.{address}"), header.as_str(), true),
+        ("GIT_AUTH_HEADER".to_owned(), &header, true),
+        ("GIT_AUTH_TOKEN".to_owned(), PASSWORD, false),
+        ("GIT_AUTH_HEADER.elsewhere.example".to_owned(), &header, false),
+    ] {
+        let ended = Build::of(&format!("FROM busybox\nADD http://{address}/app.git /got\n"))
+            .base("busybox", base::busybox())
+            .variable("LOGIN", value)
+            .flag(format!("--secret=id={id},env=LOGIN"))
+            .canary(value)
+            .run();
+        match works {
+            true => assert!(ended.succeeded().image().tree().contains_key("/got/x"), "{id}"),
+            false => ended.refused(1, &["401", &address]),
+        }
+    }
+    // A token is the password of a user that hosts of repositories know by this name.
+    assert!(server.requests().contains("x-access-token"), "{}", server.requests());
+}
+
+#[test]
+fn by_https_the_certificate_is_checked() {
+    let project = Project::new();
+    let server = Server::tls(project.dir(), Login::Basic);
+    let url = format!("git://{}/app.git", server.address());
+    let told = |build: Build| {
+        let build = build.variable("GIT_USERNAME", USER).variable("GIT_PASSWORD", PASSWORD);
+        build.flags(["--verbosity=trace"]).flag(format!("--context={url}")).run()
+    };
+    for trusted in [
+        build(Place::Host)
+            .bring("roots", server.authority())
+            .variable("SSL_CERT_FILE", "{roots}")
+            .flag("--git=single-branch=true"),
+        build(Place::Host).flag("--git=insecure-skip-tls=true"),
+    ] {
+        let ended = told(trusted).succeeded();
+        assert_eq!(version(&ended.image().tree()), "2");
+        assert!(!ended.log.contains(PASSWORD), "{}", ended.log);
+    }
+    let before = server.requests();
+    let refused = told(build(Place::Host));
+    refused.refused(1, &[server.address(), "certificate"]);
+    assert_eq!(server.requests(), before, "nothing was asked of a server that nobody vouches for");
+}

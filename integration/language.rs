@@ -30,19 +30,19 @@ const SECTION: &str = "--- ";
 
 /// One build and what is said of it.
 #[derive(Clone)]
-struct Case {
-    title: String,
+pub(crate) struct Case {
+    pub(crate) title: String,
     /// Name and text, in order; the last one is the result.
     sections: Vec<(String, String)>,
 }
 
 impl Case {
-    fn section(&self, name: &str) -> &str {
+    pub(crate) fn section(&self, name: &str) -> &str {
         let found = self.sections.iter().find(|(known, _)| known == name);
         found.map(|(_, text)| text.as_str()).unwrap_or_default()
     }
 
-    fn build(&self, place: Place) -> Build {
+    pub(crate) fn build(&self, place: Place) -> Build {
         let dockerfile = self.section("Dockerfile");
         let build = Build::of(dockerfile).base("busybox", base::busybox()).place(place);
         let build = self.section("flags").lines().fold(build, Build::flag);
@@ -90,6 +90,11 @@ fn files() -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = found.map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files
+}
+
+/// All cases of all files.
+pub(crate) fn cases() -> Vec<Case> {
+    files().iter().flat_map(|file| read(file)).collect()
 }
 
 /// Settings, history and files that are not those of the base.

@@ -6,6 +6,7 @@
 //! process. Container, mount and directories go when the value is dropped.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -190,6 +191,32 @@ impl Pod {
         let mut names: Vec<String> = entries.map(|entry| name(entry.expect("an entry"))).collect();
         names.sort();
         names
+    }
+
+    /// What the build left in the container's root: path, mode and owner, and what is in short files.
+    pub(crate) fn left_in_root(&self) -> Vec<String> {
+        let root = self.part("root");
+        let mut lines: Vec<String> = Vec::new();
+        let mut pending = vec![root.clone()];
+        while let Some(dir) = pending.pop() {
+            for entry in fs::read_dir(&dir).expect("the overlay is mounted") {
+                let path = entry.expect("an entry").path();
+                let about = fs::symlink_metadata(&path).expect("it is there");
+                let short = about.is_file() && about.len() < 100;
+                let bytes = if short { fs::read(&path).expect("a file") } else { Vec::new() };
+                let text = String::from_utf8_lossy(&bytes);
+                let name = path.strip_prefix(&root).expect("below the root").display();
+                lines.push(format!(
+                    "{name} {:o} {}:{} {text:?}",
+                    about.mode(),
+                    about.uid(),
+                    about.gid()
+                ));
+                pending.extend(about.is_dir().then_some(path));
+            }
+        }
+        lines.sort();
+        lines
     }
 
     fn part(&self, name: &str) -> PathBuf {

@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use super::builder::Builder;
+use super::downloads::Download;
 use super::stage::Stages;
 use crate::context::git::GitSource;
 use crate::context::{self, http};
@@ -12,31 +14,10 @@ use crate::report::{Explain as _, Failure};
 use crate::rootfs::Isolation;
 use crate::step::{Copier, Found, SourceTree};
 
-/// A file of the web on this machine.
-pub(super) struct Download {
-    dir: tempfile::TempDir,
-    pub(super) fetched: http::Fetched,
-}
-
 impl Stages<'_, '_> {
-    /// Fetches a file of the web, once for a build.
-    pub(super) fn download(&self, url: &str) -> Result<Rc<Download>, Failure> {
-        if let Some(known) = self.downloads.borrow().get(url) {
-            return Ok(Rc::clone(known));
-        }
-        let builder = self.builder;
-        let dir = tempfile::tempdir_in(builder.work.scratch())
-            .could_not(|| "make a directory for what is fetched".to_owned())?;
-        let shown = http::without_credentials(url);
-        tracing::info!("Fetching {shown}");
-        let fetched =
-            http::fetch(url, &dir.path().join("file"), &builder.order.access.fetch, || {
-                builder.interrupt.is_triggered()
-            })
-            .map_err(|error| error.while_doing("add"))?;
-        let download = Rc::new(Download { dir, fetched });
-        self.downloads.borrow_mut().insert(url.to_owned(), Rc::clone(&download));
-        Ok(download)
+    fn download(&self, url: &str) -> Result<Rc<Download>, Failure> {
+        let Builder { order, work, interrupt, .. } = *self.builder;
+        self.downloads.fetch(url, order, work, interrupt)
     }
 
     /// Adds a file of the web.
@@ -86,8 +67,9 @@ impl Stages<'_, '_> {
         let dir = tempfile::tempdir_in(builder.work.scratch())
             .could_not(|| "make a directory for what is fetched".to_owned())?;
         let into = dir.path().join("repository");
-        let obtained =
-            context::repository(&source, &into, &builder.order.access, builder.interrupt)?;
+        let mut access = builder.order.access.clone();
+        access.git = builder.order.mounts.cloning(&source, access.git)?;
+        let obtained = context::repository(&source, &into, &access, builder.interrupt)?;
         let shown = source.to_string();
         let sources = SourceTree::context(&obtained.dir, None, builder.work.path(), &shown)
             .could_not(|| "open what was fetched".to_owned())?;

@@ -7,39 +7,68 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::images::NamedContext;
+use super::keys::Keys;
 use super::needs::{Need, need, touches_root};
-use super::run_mounts::origin;
-use super::stage::{Stages, shown};
-use crate::cache::{Cache, Entry, Lineage, Record};
-use crate::context::{Ignore, http};
-use crate::dockerfile::{Instruction, Located};
-use crate::image::{Digest, Image, ImageConfig};
-use crate::plan::{
-    Action, Base, BaseImages as _, CopySource, CopyStep, Input, Inputs, Key, Origin, Plan,
-    PlannedStage, RunMount, RunStep, Scope, Step, key, step,
-};
-use crate::step::{contents, contents_of};
+use crate::cache::{Cache, Entry, Lineage, Miss, Record};
+use crate::dockerfile::Instruction;
+use crate::image::Platform;
+use crate::plan::{Base, CopyStep, Inputs, Key, Plan, PlannedStage};
 
 /// A step of a stage: the number of the stage, and its place there.
-type Place = (usize, usize);
+pub(super) type Place = (usize, usize);
 
 /// What is known of a step before it is its turn.
 pub(super) struct Keyed {
     pub(super) key: Key,
+    /// The key of what came before it.
+    pub(super) before: Key,
+    pub(super) inputs: Inputs,
     /// Whether its layer is cached.
     pub(super) cached: bool,
     pub(super) record: Record,
     /// The stages that it takes files from.
-    sources: Vec<usize>,
-    fate: Fate,
+    pub(super) sources: Vec<usize>,
+    /// Of a COPY whose files come from a stage or an image.
+    pub(super) copied: Option<CopyStep>,
+    pub(super) fate: Fate,
+}
+
+impl Keyed {
+    /// In words, why there is no layer for it to take.
+    pub(super) fn why(&self, miss: Miss, cache: &Cache<'_>, platform: &Platform) -> String {
+        match miss {
+            Miss::Expired(created) => format!("it expired, it is of {created}"),
+            Miss::Other => "an earlier command had another outcome".to_owned(),
+            Miss::Unusable(why) => why,
+            Miss::Absent => self.why_absent(cache, platform),
+        }
+    }
+
+    /// What is different from the last time.
+    fn why_absent(&self, cache: &Cache<'_>, platform: &Platform) -> String {
+        /// More changes than this are counted.
+        const TOLD: usize = 3;
+        let Some(last) = cache.last(&self.record, platform) else {
+            return "this step is not in the cache".to_owned();
+        };
+        let changes = self.record.changes_since(&last);
+        match changes.len() {
+            0 => "what came before it changed".to_owned(),
+            count if count <= TOLD => changes.join(", "),
+            count => format!("{}, and {} more", changes[..TOLD].join(", "), count - TOLD),
+        }
+    }
 }
 
 /// What will become of a step, as far as that is known.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Its layer is taken.
     Hit,
+    /// It is executed, or decided about when what comes before it has been executed.
     Open,
+    /// There is a layer, but it was made after another outcome of an earlier command.
+    Other,
 }
 
 /// What is known of all stages.
@@ -51,6 +80,8 @@ pub(super) struct Ahead {
     trees: BTreeMap<usize, Option<usize>>,
     /// Lineages of stages at their ends, where known.
     lineages: HashMap<usize, Lineage>,
+    /// Keys by the content of what is copied, of the stage that is built and those before it.
+    by_content: HashMap<Place, Key>,
 }
 
 impl Ahead {
@@ -62,7 +93,13 @@ impl Ahead {
         };
         let needs = plan.stages.iter().filter(|stage| need(plan, stage) != Need::Nothing);
         let trees = needs.map(|stage| (stage.number, first(stage))).collect();
-        Self { steps: HashMap::new(), wanted, trees, lineages: HashMap::new() }
+        Self {
+            steps: HashMap::new(),
+            wanted,
+            trees,
+            lineages: HashMap::new(),
+            by_content: HashMap::new(),
+        }
     }
 
     pub(super) fn step(&self, stage: usize, number: usize) -> Option<&Keyed> {
@@ -84,272 +121,50 @@ impl Ahead {
         self.trees.get(&stage).copied().flatten()
     }
 
+    /// The key of a step by the content of what is copied, where that differs from the other and is known.
+    pub(super) fn by_content(&self, stage: usize, number: usize) -> Option<Key> {
+        self.by_content.get(&(stage, number)).copied()
+    }
+
+    /// Takes in what was found out about a stage at its beginning: further keys, and the first step that is not
+    /// sure to hit.
+    pub(super) fn know(&mut self, stage: usize, keys: HashMap<Place, Key>, open: Option<usize>) {
+        self.by_content.extend(keys);
+        match open {
+            None => self.trees.remove(&stage),
+            Some(_) => self.trees.insert(stage, open),
+        };
+    }
+
     /// The lineage at the end of a stage that was not built.
     pub(super) fn lineage(&self, stage: usize) -> Option<Lineage> {
         self.lineages.get(&stage).copied()
     }
 }
 
-/// A stage at the point up to which it was looked at.
-struct Point {
-    config: ImageConfig,
-    scope: Scope,
-    /// Unknown after a step whose inputs are.
-    key: Option<Key>,
-}
-
-impl Stages<'_, '_> {
-    /// Computes keys and looks them up.
-    pub(super) fn look_ahead(&mut self, cache: &Cache<'_>) {
-        let mut ahead = Ahead {
-            steps: HashMap::new(),
+impl Ahead {
+    /// Looks up all keys.
+    pub(super) fn look(keys: &Keys<'_>, cache: &Cache<'_>) -> Self {
+        let mut ahead = Self {
+            steps: keys.all(cache),
             wanted: BTreeSet::new(),
             trees: BTreeMap::new(),
             lineages: HashMap::new(),
+            by_content: HashMap::new(),
         };
-        let mut ends: HashMap<usize, Point> = HashMap::new();
-        for stage in &self.plan.stages {
-            let end = self.keys_of(stage, cache, &ends, &mut ahead.steps);
-            ends.insert(stage.number, end);
-        }
-        let keys: Vec<Key> =
+        let cached: Vec<Key> =
             ahead.steps.values().filter(|step| step.cached).map(|step| step.key).collect();
-        tracing::debug!("looking up {} of {} keys", keys.len(), ahead.steps.len());
-        cache.look_up(&keys);
-        for stage in &self.plan.stages {
+        tracing::debug!("looking up {} of {} keys", cached.len(), ahead.steps.len());
+        cache.look_up(&cached);
+        for stage in &keys.plan.stages {
             ahead.decide(stage, cache);
         }
         // Further targets are built whoever needs them.
-        let goals = &self.builder.order.goals;
-        ahead.choose(self.plan, goals.unused || goals.targets.len() > 1);
-        self.ahead = ahead;
+        let goals = &keys.order.goals;
+        ahead.choose(keys.plan, goals.unused || goals.targets.len() > 1);
+        ahead
     }
 
-    /// Goes through a stage as the build will, but for the files.
-    fn keys_of(
-        &self,
-        stage: &PlannedStage<'_>,
-        cache: &Cache<'_>,
-        ends: &HashMap<usize, Point>,
-        steps: &mut HashMap<Place, Keyed>,
-    ) -> Point {
-        let mut point = self.start_of(stage, ends);
-        let mut command_is_own = false;
-        let base = point.key.map(|key| Input { name: "the base".to_owned(), digest: key.digest() });
-        // What an explanation names besides the step's own inputs: all since the last cached one.
-        let mut since = vec![(String::new(), Inputs::from_iter(base))];
-        for (number, instruction) in stage.instructions.iter().enumerate() {
-            let done = step(
-                instruction,
-                stage.number,
-                self.builder.dockerfile,
-                self.builder.images,
-                &mut point.config,
-                &mut point.scope,
-                &mut command_is_own,
-            );
-            let Ok(ready) = done else {
-                point.key = None;
-                break;
-            };
-            let Some(before) = point.key.filter(|_| ready.action != Action::Configure) else {
-                continue;
-            };
-            let Some(mut inputs) = self.inputs_of(&ready, &point, ends) else {
-                tracing::debug!("no key for {} and what follows", shown(&ready.text));
-                point.key = None;
-                continue;
-            };
-            self.add_rules(&mut inputs);
-            let key = inputs.key(before);
-            point.key = Some(key);
-            let cached = is_cached(&ready.action, cache);
-            let label = shown(&ready.text);
-            let place = self.place_of(stage, instruction);
-            since.push((String::new(), inputs));
-            let record = Record::new(&label, &place, &since);
-            if cached {
-                since.clear();
-            } else if let Some((prefix, _)) = since.last_mut() {
-                *prefix = format!("{label}: ");
-            }
-            let sources = sources_of(&ready.action);
-            let keyed = Keyed { key, cached, record, sources, fate: Fate::Open };
-            steps.insert((stage.number, number), keyed);
-        }
-        point
-    }
-
-    fn start_of(&self, stage: &PlannedStage<'_>, ends: &HashMap<usize, Point>) -> Point {
-        let fresh = |config: ImageConfig, key| {
-            let (arguments, globals) = (self.builder.arguments, self.builder.globals);
-            let scope = Scope::new(arguments, globals, &config.config.env);
-            Point { config, scope, key }
-        };
-        let platform = &stage.platform;
-        let mut point = match &stage.base {
-            Base::Scratch => {
-                fresh(ImageConfig::scratch(platform), Some(Key::of_base(&[], platform)))
-            }
-            Base::Image(image, _) => {
-                let key = Key::of_base(&diff_ids(image), platform);
-                fresh(image.config().clone(), Some(key))
-            }
-            Base::Stage(number) => match ends.get(number) {
-                Some(below) => Point {
-                    config: below.config.clone(),
-                    scope: below.scope.clone(),
-                    key: below.key,
-                },
-                None => fresh(ImageConfig::scratch(platform), None),
-            },
-        };
-        point.config.config.on_build.clear();
-        point
-    }
-
-    /// The inputs of a step; nothing where they cannot be known yet, or cannot be read.
-    fn inputs_of(
-        &self,
-        ready: &Step,
-        point: &Point,
-        ends: &HashMap<usize, Point>,
-    ) -> Option<Inputs> {
-        match &ready.action {
-            Action::Configure => None,
-            Action::Run(run) => {
-                let mounted = self.mounted_by(run, ends)?;
-                Some(Inputs::of_run(run, &point.scope.undeclared(), mounted))
-            }
-            Action::Workdir(path) => Some(Inputs::of_workdir(path, &point.config.config.user)),
-            Action::Copy(copy) => Some(Inputs::of_copy(copy, self.brought_by(copy, ends)?)),
-        }
-    }
-
-    /// What decides over the bytes of every layer.
-    fn add_rules(&self, inputs: &mut Inputs) {
-        let rules = &self.builder.order.layers;
-        inputs.push("the compression of layers", &format!("{:?}", rules.compression));
-        inputs.push("the paths that are ignored", &format!("{:?}", rules.ignored));
-        inputs.push("the epoch", &format!("{:?}", self.builder.times.latest));
-    }
-
-    /// What a COPY or ADD brings.
-    fn brought_by(&self, copy: &CopyStep, ends: &HashMap<usize, Point>) -> Option<Vec<Input>> {
-        let mut brought = match self.whole(&copy.from, ends)? {
-            Some(whole) => vec![whole, key::selection(copy)],
-            None => self.content_of(copy)?,
-        };
-        for source in &copy.sources {
-            match source {
-                CopySource::Path(_) => {}
-                // Which commit it means is only known once it is fetched.
-                CopySource::Git(_) => return None,
-                CopySource::Inline(name, body) => brought.push(key::inline(name, body)),
-                CopySource::Url(url) => {
-                    let (name, digest) = self.fetched(copy, url)?;
-                    let shown = http::without_credentials(url);
-                    brought.push(key::fetched(&shown, &name, digest));
-                }
-            }
-        }
-        Some(brought)
-    }
-
-    /// A stage or image as one input. Of a context the files themselves are: nothing. Unknown where a
-    /// stage has no key.
-    fn whole(&self, from: &Origin, ends: &HashMap<usize, Point>) -> Option<Option<Input>> {
-        let platform = &self.builder.order.platform;
-        let images = self.builder.images;
-        Some(match from {
-            Origin::Stage(number) => {
-                let label = &self.plan.stages.iter().find(|it| it.number == *number)?.label;
-                Some(key::stage(label, ends.get(number)?.key?))
-            }
-            Origin::Image(reference) => {
-                let image = images.image(reference, platform).ok()?;
-                Some(key::image(&reference.to_string(), &diff_ids(&image)))
-            }
-            Origin::Named(name) if !matches!(images.named(name), Some(NamedContext::Dir(_))) => {
-                let image = images.context_image(name, platform).ok()??;
-                Some(key::image(name, &diff_ids(&image)))
-            }
-            Origin::Context | Origin::Named(_) => None,
-        })
-    }
-
-    /// What the mounts of a RUN are, and what is in those that show files.
-    fn mounted_by(&self, run: &RunStep, ends: &HashMap<usize, Point>) -> Option<Vec<Input>> {
-        let mut mounted = Vec::new();
-        for mount in &run.mounts {
-            mounted.push(key::mount(mount));
-            let (from, source, target) = match mount {
-                RunMount::Bind { from, source, target, .. } => (from, source, target),
-                RunMount::Cache { from: Some(from), source, target, .. } => (from, source, target),
-                RunMount::Cache { from: None, .. }
-                | RunMount::Tmpfs { .. }
-                | RunMount::Secret { .. }
-                | RunMount::Ssh { .. } => continue,
-            };
-            if let Some(whole) = self.whole(from, ends)? {
-                mounted.push(whole);
-                continue;
-            }
-            let sources = self.sources(from).ok()?;
-            let interrupt = self.builder.interrupt;
-            let found = sources.find_plain(source).ok()?;
-            let files = contents_of(&sources, &found, &|| interrupt.is_triggered()).ok()?;
-            mounted.extend(files.into_iter().map(|file| Input {
-                name: format!("{} mounted at {target}", file.name),
-                digest: file.digest,
-            }));
-        }
-        Some(mounted)
-    }
-
-    /// The files of a context.
-    fn content_of(&self, copy: &CopyStep) -> Option<Vec<Input>> {
-        let sources = self.sources(&copy.from).ok()?;
-        let exclude = match copy.exclude.as_slice() {
-            [] => None,
-            patterns => Some(Ignore::new(patterns).ok()?),
-        };
-        let interrupt = self.builder.interrupt;
-        let mut brought = Vec::new();
-        for source in &copy.sources {
-            let CopySource::Path(pattern) = source else { continue };
-            let found = contents(&sources, pattern, copy.parents, exclude.as_ref(), &|| {
-                interrupt.is_triggered()
-            });
-            match found {
-                Ok(found) => brought.extend(found),
-                Err(error) => {
-                    // The step itself will tell it, at its place.
-                    tracing::debug!("{error}");
-                    return None;
-                }
-            }
-        }
-        Some(brought)
-    }
-
-    /// Name and digest of a file of the web, which is fetched unless a checksum is given.
-    fn fetched(&self, copy: &CopyStep, url: &str) -> Option<(String, Digest)> {
-        if let Some(checksum) = copy.add.as_ref().and_then(|add| add.checksum) {
-            return Some((http::without_credentials(url), checksum));
-        }
-        let download = self.download(url).ok()?;
-        Some((download.fetched.name.clone(), Digest::from_bytes(download.fetched.sha256)))
-    }
-
-    /// Which step it is, whatever it depends on.
-    fn place_of(&self, stage: &PlannedStage<'_>, instruction: &Located<Instruction>) -> String {
-        let file = &self.builder.context.dockerfile_name;
-        format!("{file}\n{}\n{}\n{}", stage.label, stage.platform, instruction.text)
-    }
-}
-
-impl Ahead {
     /// Which steps of a stage are sure to hit.
     fn decide(&mut self, stage: &PlannedStage<'_>, cache: &Cache<'_>) {
         let mut lineage = match &stage.base {
@@ -369,8 +184,13 @@ impl Ahead {
                 };
             }
             let hit = self.steps.get(&place).and_then(|step| sure(step, cache, lineage));
-            if let (Some(step), Some(_)) = (self.steps.get_mut(&place), &hit) {
-                step.fate = Fate::Hit;
+            if let Some(step) = self.steps.get_mut(&place) {
+                let known = lineage.is_some() && cache.found(step.key).is_ok();
+                step.fate = match &hit {
+                    Some(_) => Fate::Hit,
+                    None if known && step.cached => Fate::Other,
+                    None => Fate::Open,
+                };
             }
             if matches!(instruction.node, Instruction::Run(_)) {
                 lineage = hit.and_then(|entry| Some(lineage?.after(entry.outcome)));
@@ -399,9 +219,12 @@ impl Ahead {
                 .filter(|number| touches_root(&stage.instructions[*number].node))
                 .filter(|number| {
                     let step = self.steps.get(&(stage.number, *number));
-                    step.is_none_or(|step| step.fate == Fate::Open)
+                    step.is_none_or(|step| step.fate != Fate::Hit)
                 })
                 .collect();
+            if stage.kept {
+                self.trees.insert(stage.number, None);
+            }
             if open.is_empty() {
                 continue;
             }
@@ -422,33 +245,7 @@ impl Ahead {
 }
 
 /// The entry of a step, if it is sure to be used.
-fn sure(step: &Keyed, cache: &Cache<'_>, lineage: Option<Lineage>) -> Option<Entry> {
+pub(super) fn sure(step: &Keyed, cache: &Cache<'_>, lineage: Option<Lineage>) -> Option<Entry> {
     let entry = cache.found(step.key).ok().filter(|_| step.cached)?;
     (Some(entry.before) == lineage).then_some(entry)
-}
-
-fn is_cached(action: &Action, cache: &Cache<'_>) -> bool {
-    match action {
-        Action::Configure => false,
-        Action::Run(_) | Action::Workdir(_) => cache.settings().run_layers,
-        Action::Copy(_) => cache.settings().copy_layers,
-    }
-}
-
-/// The stages that a step takes files from, in order.
-pub(super) fn sources_of(action: &Action) -> Vec<usize> {
-    let origins: Vec<&Origin> = match action {
-        Action::Copy(copy) => vec![&copy.from],
-        Action::Run(run) => run.mounts.iter().filter_map(origin).collect(),
-        Action::Workdir(_) | Action::Configure => Vec::new(),
-    };
-    let stages = origins.into_iter().filter_map(|origin| match origin {
-        Origin::Stage(number) => Some(*number),
-        Origin::Context | Origin::Named(_) | Origin::Image(_) => None,
-    });
-    stages.collect()
-}
-
-fn diff_ids(image: &Image) -> Vec<Digest> {
-    image.layers().iter().map(|layer| layer.diff_id).collect()
 }

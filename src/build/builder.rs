@@ -1,5 +1,6 @@
 //! What all stages of a build share.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,7 @@ use tracer::Interrupt;
 use super::Order;
 use super::images::{Images, NamedContext};
 use super::layers::Times;
+use super::own_root::Found;
 use super::tracers::Tracers;
 use super::tree::in_place_exclusions;
 use super::work::WorkDir;
@@ -35,6 +37,8 @@ pub(super) struct Builder<'a> {
     pub(super) times: Times,
     /// Layers of earlier builds.
     pub(super) cache: Option<&'a Cache<'a>>,
+    /// Once a stage may begin: what was at `/`, if it is to be put back.
+    pub(super) found: OnceCell<Option<Found>>,
 }
 
 impl Builder<'_> {
@@ -55,6 +59,7 @@ impl Builder<'_> {
             .chain(self.order.cache.as_ref().and_then(|cache| cache.place.dir()))
             .chain(self.order.cache.as_ref().and_then(|cache| Some(cache.bases.as_ref()?.dir())))
             .chain([self.order.mounts.caches.as_path()])
+            .chain(self.order.mounts.sockets())
             .collect();
         in_place_exclusions(&own)
     }

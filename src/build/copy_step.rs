@@ -1,12 +1,12 @@
 //! COPY, ADD and WORKDIR: steps that name what they write.
 
-use super::images::NamedContext;
+use super::images::{Images, NamedContext};
 use super::stage::{Fold, Stages};
 use super::unpacking::Interruptible;
 
 use snapshot::{Difference, ImagePath, Suspects};
 
-use crate::context::Ignore;
+use crate::context::{Context, Ignore};
 use crate::plan::{BaseImages as _, CopySource, CopyStep, Origin};
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::Rootfs;
@@ -133,12 +133,10 @@ impl<'a> Stages<'a, '_> {
     }
 
     pub(super) fn sources(&self, from: &Origin) -> Result<SourceTree<'a>, Failure> {
-        let context = self.builder.context;
         let own = self.builder.work.path();
+        let context = context_sources(from, self.builder.context, self.builder.images, own);
         let opened = match from {
-            Origin::Context => {
-                SourceTree::context(&context.dir, Some(&context.ignore), own, "the build context")
-            }
+            Origin::Context => context.ok_or_else(|| Failure::new("there is no build context"))?,
             Origin::Stage(number) => {
                 let finished = self.finished.get(number);
                 let rootfs = finished.and_then(|finished| finished.rootfs.as_ref());
@@ -148,13 +146,9 @@ impl<'a> Stages<'a, '_> {
                 SourceTree::rootfs(rootfs.tree().path(), &format!("stage {number}"))
             }
             Origin::Image(reference) => self.foreign_source(&reference.to_string())?,
-            Origin::Named(name) => match self.builder.images.named(name) {
-                Some(NamedContext::Dir(dir)) => {
-                    let ignore = self.builder.images.ignore_of(name);
-                    let label = format!("the build context {name:?}");
-                    SourceTree::context(dir, ignore, own, &label)
-                }
-                _ => self.foreign_source(&format!("context {name}"))?,
+            Origin::Named(name) => match context {
+                Some(opened) => opened,
+                None => self.foreign_source(&format!("context {name}"))?,
             },
         };
         opened.could_not(|| "open what is to be copied from".to_owned())
@@ -168,6 +162,29 @@ impl<'a> Stages<'a, '_> {
             Some(rootfs) => Ok(SourceTree::rootfs(rootfs.tree().path(), name)),
             None => Err(Failure::new(format!("the files of {name} are not there"))),
         }
+    }
+}
+
+/// The files of the build context or of a named directory; nothing where they come from elsewhere.
+pub(super) fn context_sources<'a>(
+    from: &Origin,
+    context: &'a Context,
+    images: &'a Images<'_>,
+    own: &std::path::Path,
+) -> Option<std::io::Result<SourceTree<'a>>> {
+    match from {
+        Origin::Context => {
+            let (dir, ignore) = (&context.dir, Some(&context.ignore));
+            Some(SourceTree::context(dir, ignore, own, "the build context"))
+        }
+        Origin::Named(name) => match images.named(name)? {
+            NamedContext::Dir(dir) => {
+                let label = format!("the build context {name:?}");
+                Some(SourceTree::context(dir, images.ignore_of(name), own, &label))
+            }
+            NamedContext::Image(_) | NamedContext::Layout { .. } | NamedContext::Remote(_) => None,
+        },
+        Origin::Stage(_) | Origin::Image(_) => None,
     }
 }
 

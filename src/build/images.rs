@@ -56,7 +56,7 @@ pub(super) enum Source {
 /// The images of a build.
 pub(super) struct Images<'a> {
     registry: &'a Registry,
-    contexts: &'a NamedContexts,
+    contexts: NamedContexts,
     interrupt: &'a Interrupt,
     known: RefCell<HashMap<(String, String), Image>>,
     pending: RefCell<HashMap<Digest, PendingBlob>>,
@@ -71,12 +71,12 @@ pub(super) struct Images<'a> {
 impl<'a> Images<'a> {
     pub(super) fn new(
         registry: &'a Registry,
-        contexts: &'a NamedContexts,
+        contexts: NamedContexts,
         interrupt: &'a Interrupt,
         bases: Option<&'a Bases>,
     ) -> Result<Self, Failure> {
         let mut ignores = HashMap::new();
-        for (name, context) in contexts {
+        for (name, context) in &contexts {
             if let NamedContext::Dir(dir) = context {
                 let ignore = ignore_of(dir).map_err(|error| Failure::new(error.to_string()))?;
                 ignores.insert(name.clone(), ignore);
@@ -98,6 +98,14 @@ impl<'a> Images<'a> {
     /// What of a context that is a directory does not count.
     pub(super) fn ignore_of(&self, name: &str) -> Option<&Ignore> {
         self.ignores.get(&name.to_lowercase())
+    }
+
+    /// A context that was brought here.
+    pub(super) fn bring(&mut self, name: &str, dir: PathBuf) -> Result<(), Failure> {
+        let ignore = ignore_of(&dir).map_err(|error| Failure::new(error.to_string()))?;
+        self.ignores.insert(name.to_owned(), ignore);
+        self.contexts.insert(name.to_owned(), NamedContext::Dir(dir));
+        Ok(())
     }
 
     pub(super) fn named(&self, name: &str) -> Option<&NamedContext> {

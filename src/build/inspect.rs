@@ -5,14 +5,21 @@ use std::collections::BTreeMap;
 
 use tracer::Interrupt;
 
+use super::ahead::Ahead;
+use super::downloads::Downloads;
 use super::images::Images;
-use super::outline::outline;
+use super::keys::Keys;
+use super::layers::Times;
+use super::outline::{Looked, outline};
+use super::work::WorkDir;
 use super::{Order, contexts, parse, plan_failure, within};
+use crate::cache::Cache;
 use crate::check::{self, Findings, Options, Surroundings};
 use crate::context::Context;
 use crate::dockerfile::Dockerfile;
 use crate::image::Platform;
 use crate::plan::{Arguments, Goals, Outline, Plan, plan};
+use crate::registry::Registry;
 use crate::report::Failure;
 
 /// The build argument that goes before the directive of the file.
@@ -37,13 +44,13 @@ pub fn check(order: &Order, interrupt: &Interrupt, colour: bool) -> Result<Check
         let mut found = Findings::new(options(&file, &order.build_args)?);
         let arguments = arguments(order, &file);
         check::text(&file, &arguments, &mut found);
-        let contexts = contexts::named(order, registry, work, interrupt)?;
-        let images = Images::new(registry, &contexts, interrupt, None)?;
+        let mut images = Images::new(registry, order.contexts.clone(), interrupt, None)?;
         let unused = order.goals.unused || order.goals.targets.is_empty();
         let goals = Goals { unused, ..order.goals.clone() };
         let planned = plan(&file, &goals, &arguments, &order.platform, &images)
             .map_err(|error| plan_failure(error, &file));
         if let Ok(plan) = &planned {
+            contexts::bring(order, plan, &mut images, registry, work, interrupt)?;
             let ignore = &context.ignore;
             let around =
                 Surroundings { dockerfile: &file, arguments: &arguments, ignore, images: &images };
@@ -56,20 +63,76 @@ pub fn check(order: &Order, interrupt: &Interrupt, colour: bool) -> Result<Check
     })
 }
 
-/// The plan of the build.
+/// The plan of the build, and with a cache what is found there.
 ///
 /// # Errors
 /// As a build that fails before its first step, or at an instruction that cannot be carried out.
 pub fn dry_run(order: &Order, interrupt: &Interrupt) -> Result<Outline, Failure> {
     within(order, interrupt, |context, registry, work| {
         let file = parse(context)?;
-        let contexts = contexts::named(order, registry, work, interrupt)?;
-        let images = Images::new(registry, &contexts, interrupt, None)?;
+        let mut images = Images::new(registry, order.contexts.clone(), interrupt, None)?;
         let arguments = arguments(order, &file);
-        let plan = plan(&file, &order.goals, &arguments, &order.platform, &images)
-            .map_err(|error| plan_failure(error, &file))?;
-        outline(order, &file, &arguments, &plan, &images)
+        let plan = plan_of(order, &file, &arguments, &images)?;
+        contexts::bring(order, &plan, &mut images, registry, work, interrupt)?;
+        let at = At { order, context, file: &file, arguments: &arguments, images: &images };
+        outlined(&at, &plan, registry, interrupt, work)
     })
+}
+
+/// What a plan was made of.
+pub(super) struct At<'a> {
+    pub(super) order: &'a Order,
+    pub(super) context: &'a Context,
+    pub(super) file: &'a Dockerfile,
+    pub(super) arguments: &'a Arguments,
+    pub(super) images: &'a Images<'a>,
+}
+
+/// The plan, with what the cache has of it.
+pub(super) fn outlined(
+    at: &At<'_>,
+    plan: &Plan<'_>,
+    registry: &Registry,
+    interrupt: &Interrupt,
+    work: &WorkDir,
+) -> Result<Outline, Failure> {
+    let At { order, context, file, arguments, images } = *at;
+    let outline = |looked| outline(order, file, arguments, plan, images, looked);
+    let Some(settings) = order.cache.as_ref().filter(|_| !order.layers.single) else {
+        return outline(None);
+    };
+    let epoch = Times::epoch(&order.build_args, &plan.globals);
+    let times = Times::new(&order.created, epoch, order.layers.reproducible)?;
+    let cache = Cache::new(settings, registry, work.blobs());
+    let keys = Keys {
+        order,
+        context,
+        dockerfile: file,
+        arguments,
+        plan,
+        images,
+        interrupt,
+        work,
+        latest: times.latest,
+        downloads: &Downloads::default(),
+    };
+    let ahead = Ahead::look(&keys, &cache);
+    outline(Some(&Looked { ahead: &ahead, cache: &cache }))
+}
+
+/// What is to be built, and whose files are wanted at the end.
+pub(super) fn plan_of<'a>(
+    order: &Order,
+    file: &'a Dockerfile,
+    arguments: &Arguments,
+    images: &Images<'_>,
+) -> Result<Plan<'a>, Failure> {
+    let mut plan = plan(file, &order.goals, arguments, &order.platform, images)
+        .map_err(|error| plan_failure(error, file))?;
+    if order.own_root.materialize {
+        plan.keep_result();
+    }
+    Ok(plan)
 }
 
 /// Tells what the checks find in the stages of a build that is about to begin.

@@ -6,7 +6,7 @@
 
 use snapshot::{Difference, ImagePath, Index, Options, Suspects, Timestamp};
 
-use super::stage::{Fold, Stages, bytes};
+use super::stage::{Fold, Stages};
 use crate::cache::outcome;
 use crate::context::glob_match;
 use crate::dockerfile::history;
@@ -14,7 +14,7 @@ use crate::image::{
     Blob, BlobFile, Compression, Descriptor, Digest, Flavor, HistoryEntry, ImageLayer,
 };
 use crate::plan::Step;
-use crate::report::{Explain as _, Failure};
+use crate::report::{Explain as _, Failure, bytes};
 
 /// The argument, and variable, that says how late a time may be.
 const EPOCH: &str = "SOURCE_DATE_EPOCH";

@@ -13,18 +13,24 @@
 mod add_step;
 mod ahead;
 mod builder;
+mod by_content;
 mod cached;
 mod contexts;
 mod copy_step;
+mod downloads;
 mod images;
 mod inspect;
+mod keys;
 mod layers;
+mod logins;
 mod needs;
 mod outline;
+mod own_root;
 mod publish;
 mod roots;
 mod run_mounts;
 mod run_step;
+mod spent;
 mod stage;
 mod tracers;
 mod tree;
@@ -41,7 +47,7 @@ use crate::cache::Cache;
 use crate::context::{Access, Context, ContextSource};
 use crate::dockerfile::Dockerfile;
 use crate::image::{Platform, Reference};
-use crate::plan::{Goals, Plan, PlanError, StepError, plan};
+use crate::plan::{Goals, Outline, Plan, PlanError, StepError};
 use crate::registry::{Registry, RegistryError, Settings};
 use crate::report::{ExitStatus, Failure};
 use crate::rootfs::{self, Chosen};
@@ -52,6 +58,7 @@ pub use images::{NamedContext, NamedContexts};
 pub use inspect::{Checked, check, dry_run};
 use layers::Times;
 pub use layers::{IgnoredPath, LayerRules};
+pub use own_root::OwnRoot;
 pub use publish::{Built, Outputs};
 pub use run_mounts::MountSources;
 use stage::Stages;
@@ -100,8 +107,10 @@ pub struct Order {
     pub kaniko_dir: PathBuf,
     /// Directories of the executor itself, to be left alone in place.
     pub own_dirs: Vec<PathBuf>,
-    /// Wipe the container's root at the end.
-    pub cleanup: bool,
+    /// What becomes of the executor's own root.
+    pub own_root: OwnRoot,
+    /// Is shown the plan before anything is built.
+    pub show_plan: Option<ShowPlan>,
     /// What layers are made of, and how.
     pub layers: LayerRules,
     /// Layers of earlier builds.
@@ -111,6 +120,9 @@ pub struct Order {
     /// Is told where the build keeps its files, so that whoever ends the process can remove them.
     pub work_dir: std::sync::Arc<std::sync::OnceLock<PathBuf>>,
 }
+
+/// Shows a plan to a person.
+pub type ShowPlan = fn(&Outline) -> Result<(), Failure>;
 
 /// Who watches a RUN step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,16 +223,20 @@ fn run(
     work: &WorkDir,
 ) -> Result<Built, Failure> {
     order.outputs.check(registry)?;
-    let contexts = contexts::named(order, registry, work, interrupt)?;
     let bases = order.cache.as_ref().and_then(|cache| cache.bases.as_ref());
-    let images = Images::new(registry, &contexts, interrupt, bases)?;
+    let mut images = Images::new(registry, order.contexts.clone(), interrupt, bases)?;
     let arguments = inspect::arguments(order, dockerfile);
-    let plan = plan(dockerfile, &order.goals, &arguments, &order.platform, &images)
-        .map_err(|error| plan_failure(error, dockerfile))?;
+    let plan = inspect::plan_of(order, dockerfile, &arguments, &images)?;
     for name in &plan.unused_arguments {
         tracing::warn!("build argument {name} was given, but nothing declares it");
     }
+    contexts::bring(order, &plan, &mut images, registry, work, interrupt)?;
     inspect::warn(order, context, dockerfile, &arguments, &plan, &images)?;
+    if let Some(show) = order.show_plan {
+        let file = dockerfile;
+        let at = inspect::At { order, context, file, arguments: &arguments, images: &images };
+        show(&inspect::outlined(&at, &plan, registry, interrupt, work)?)?;
+    }
     let epoch = Times::epoch(&order.build_args, &plan.globals);
     let times = Times::new(&order.created, epoch, order.layers.reproducible)?;
     let chosen = choose(order, work)?;
@@ -251,12 +267,20 @@ fn run(
         work,
         times,
         cache: cache.as_ref(),
+        found: std::cell::OnceCell::new(),
     };
-    let built = with_cache(&builder, || whole(&builder, &plan))?;
-    if order.cleanup {
-        builder.clean_up()?;
+    let built = with_cache(&builder, || whole(&builder, &plan));
+    if interrupt.is_triggered() {
+        return built;
     }
-    Ok(built)
+    match (built, builder.leave()) {
+        (Ok(built), left) => left.map(|()| built),
+        (Err(failure), Ok(())) => Err(failure),
+        (Err(failure), Err(left)) => {
+            tracing::warn!("{left}");
+            Err(failure)
+        }
+    }
 }
 
 /// Builds anew, without them, where layers of the cache turn out to be unreadable; waits for what is
@@ -288,6 +312,7 @@ fn with_cache(
 fn whole(builder: &Builder<'_>, plan: &Plan<'_>) -> Result<Built, Failure> {
     let Builder { order, registry, images, work, .. } = *builder;
     let mut stages = Stages::new(builder, plan)?;
+    builder.make_way()?;
     let image = stages.build_all()?;
     let mut config = image.config().clone();
     config.created = Some(builder.times.created.clone());
@@ -357,7 +382,8 @@ fn with_hint(failure: Failure, hint: Option<String>) -> Failure {
 
 /// Which isolation, told at `info` with the reason.
 fn choose(order: &Order, work: &WorkDir) -> Result<Chosen, Failure> {
-    let chosen = rootfs::choose(order.isolation, order.force, work.path())
+    let (choice, force) = own_root::isolation(order)?;
+    let chosen = rootfs::choose(choice, force, work.path())
         .map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
     tracing::info!("Isolation: {} ({})", chosen.isolation, chosen.why);
     if chosen.isolation == rootfs::Isolation::InPlace {

@@ -31,7 +31,7 @@ pub(super) fn need(plan: &Plan<'_>, stage: &PlannedStage<'_>) -> Need {
 }
 
 fn need_of_later(plan: &Plan<'_>, stage: &PlannedStage<'_>) -> Need {
-    if !stage.copied_by.is_empty() {
+    if stage.kept || !stage.copied_by.is_empty() {
         return Need::Files;
     }
     let own = stage.instructions.iter().map(|instruction| of(&instruction.node));

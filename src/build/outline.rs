@@ -2,19 +2,28 @@
 
 use std::collections::BTreeMap;
 
+use super::ahead::{Ahead, Fate, Keyed};
 use super::images::Images;
 use super::needs::{self, Need, need};
 use super::{Order, step_failure};
+use crate::cache::{Cache, Miss};
 use crate::dockerfile::Dockerfile;
 use crate::image::{Flavor, Image};
 use crate::plan::{
-    Action, Arguments, Base, CopySource, CopyStep, LayersAre, Origin, Outline, OutlinedBase,
-    OutlinedStage, OutlinedStep, Outputs, Plan, PlannedStage, Scope, SkippedStage, step,
+    Action, Arguments, Base, CopySource, CopyStep, Found, LayersAre, Origin, Outline, OutlinedBase,
+    OutlinedInput, OutlinedLayer, OutlinedStage, OutlinedStep, Outputs, Plan, PlannedStage, Scope,
+    SkippedStage, step,
 };
-use crate::report::Failure;
+use crate::report::{Failure, bytes};
 
 /// A stage after its last instruction.
 type Ended = (Image, Scope);
+
+/// What is known of a cache.
+pub(super) struct Looked<'a> {
+    pub(super) ahead: &'a Ahead,
+    pub(super) cache: &'a Cache<'a>,
+}
 
 pub(super) fn outline(
     order: &Order,
@@ -22,6 +31,7 @@ pub(super) fn outline(
     arguments: &Arguments,
     plan: &Plan<'_>,
     images: &Images<'_>,
+    looked: Option<&Looked<'_>>,
 ) -> Result<Outline, Failure> {
     let mut ended: BTreeMap<usize, Ended> = BTreeMap::new();
     let mut stages = Vec::new();
@@ -31,16 +41,20 @@ pub(super) fn outline(
             Base::Scratch | Base::Image(..) => None,
         };
         let (image, scope) = start.unwrap_or_else(|| start_of(stage, plan, arguments));
-        let (steps, end) = steps(stage, file, images, image, scope)?;
+        let (mut steps, end) = steps(stage, file, images, image, scope)?;
+        if let Some(looked) = looked {
+            looked.tell(stage, &mut steps);
+        }
         ended.insert(stage.number, end);
         stages.push(OutlinedStage {
             number: stage.number,
             name: stage.source.name.clone(),
             line: stage.source.line,
             platform: stage.platform.to_string(),
-            base: base(plan, stage),
+            base: base(plan, stage, looked),
             steps,
             is_result: stage.number == plan.result,
+            not_needed: looked.is_some_and(|it| !it.ahead.wants(stage.number)),
         });
     }
     let built = |number: &usize| plan.stages.iter().any(|stage| stage.number == *number);
@@ -104,22 +118,76 @@ fn steps(
             layer: !matches!(ready.action, Action::Configure),
             created_by: ready.created_by,
             text: ready.text,
+            cache: None,
         });
     }
     Ok((steps, (image.with_config(config), scope)))
 }
 
-fn base(plan: &Plan<'_>, stage: &PlannedStage<'_>) -> OutlinedBase {
+impl Looked<'_> {
+    /// Says of each step that makes a layer what is known of it.
+    fn tell(&self, stage: &PlannedStage<'_>, steps: &mut [OutlinedStep]) {
+        let mut missed = false;
+        for (number, step) in steps.iter_mut().enumerate().filter(|(_, step)| step.layer) {
+            let layer = match self.ahead.step(stage.number, number) {
+                Some(keyed) => self.layer(stage, keyed, missed),
+                None => OutlinedLayer {
+                    key: None,
+                    found: Found::Miss,
+                    why: "what it depends on is known when it is built".to_owned(),
+                    inputs: Vec::new(),
+                },
+            };
+            missed |= layer.found == Found::Miss;
+            step.cache = Some(layer);
+        }
+    }
+
+    fn layer(&self, stage: &PlannedStage<'_>, step: &Keyed, missed: bool) -> OutlinedLayer {
+        let (found, why) = match self.cache.found(step.key) {
+            _ if !step.cached => {
+                (Found::Uncached, "the flags say that it is not to be cached".to_owned())
+            }
+            Ok(entry) if step.fate == Fate::Hit => {
+                let size = bytes(entry.layer.descriptor.size);
+                (Found::Hit, format!("{size} of {}", entry.created))
+            }
+            Ok(_) if step.fate == Fate::Other => {
+                (Found::Miss, step.why(Miss::Other, self.cache, &stage.platform))
+            }
+            Ok(entry) => {
+                let created = entry.created;
+                let on = "if the commands before it make what they made then";
+                (Found::Likely, format!("{created}, {on}"))
+            }
+            Err(Miss::Absent) if missed => (Found::Miss, "an earlier step missed".to_owned()),
+            Err(miss) => (Found::Miss, step.why(miss, self.cache, &stage.platform)),
+        };
+        let inputs = step.record.inputs().map(|(name, digest)| OutlinedInput {
+            name: name.to_owned(),
+            digest: digest.to_owned(),
+        });
+        OutlinedLayer { key: Some(step.key.to_string()), found, why, inputs: inputs.collect() }
+    }
+}
+
+fn base(plan: &Plan<'_>, stage: &PlannedStage<'_>, looked: Option<&Looked<'_>>) -> OutlinedBase {
     match &stage.base {
         Base::Scratch => OutlinedBase::Scratch,
         Base::Stage(number) => OutlinedBase::Stage { number: *number },
         Base::Image(image, name) => {
+            let needed = looked.is_none_or(|it| it.ahead.needs_tree(stage.number));
             let layers_are = match need(plan, stage) {
+                _ if !needed => LayersAre::Named,
                 Need::Nothing => LayersAre::Named,
                 Need::Outline => LayersAre::Listed,
                 Need::Files => LayersAre::Unpacked,
             };
-            let because = stage.instructions.iter().find(|it| needs::of(&it.node) == Need::Files);
+            let first = looked.and_then(|it| it.ahead.first_with_tree(stage.number));
+            let because = match first {
+                Some(first) => stage.instructions.get(first),
+                None => stage.instructions.iter().find(|it| needs::of(&it.node) == Need::Files),
+            };
             let because = || because.map_or("a later stage".to_owned(), |it| it.text.clone());
             OutlinedBase::Image {
                 name: name.clone(),

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use super::needs::{Need, need};
-use super::stage::{Finished, Stages, bytes, shown};
+use super::stage::{Finished, Stages, shown};
 use super::tree::{copy_tree, move_tree, outline_tree};
 use crate::image::{Digest, Image};
 use crate::plan::{Base, PlannedStage};
-use crate::report::{Explain as _, Failure};
+use crate::report::{Explain as _, Failure, bytes};
 use crate::rootfs::{Exclusions, Isolation, Rootfs};
 
 impl Stages<'_, '_> {
@@ -156,11 +156,12 @@ impl Stages<'_, '_> {
         let source = self.plan.stages.iter().find(|stage| stage.number == which);
         let Some(source) = source else { return false };
         let own = source.copied_by.contains(&number);
-        own || later.into_iter().any(|stage| {
-            source.copied_by.contains(&stage.number)
-                || (source.base_of.contains(&stage.number)
-                    && need(self.plan, stage) != Need::Nothing)
-        })
+        own || source.kept
+            || later.into_iter().any(|stage| {
+                source.copied_by.contains(&stage.number)
+                    || (source.base_of.contains(&stage.number)
+                        && need(self.plan, stage) != Need::Nothing)
+            })
     }
 
     /// Keeps what later stages need of a stage that is built. In place the root has to be free for

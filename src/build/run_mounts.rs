@@ -1,7 +1,7 @@
 //! The mounts of a RUN step: their files, caches, secrets and agents are looked up here.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use snapshot::ImagePath;
 use tracer::Hidden;
@@ -24,6 +24,16 @@ pub struct MountSources {
     pub agents: BTreeMap<String, AgentSource>,
     /// The directory that caches are kept in.
     pub caches: PathBuf,
+}
+
+impl MountSources {
+    /// The sockets of agents that somebody else runs.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = &Path> {
+        self.agents.values().filter_map(|agent| match agent {
+            AgentSource::Socket(path) => Some(path.as_path()),
+            AgentSource::Keys(_) => None,
+        })
+    }
 }
 
 /// The variable that tells programs where an SSH agent listens.
@@ -187,7 +197,7 @@ impl<'a> Stages<'a, '_> {
     }
 
     /// What a cache begins with.
-    fn fill(&self, from: &Origin, to: &std::path::Path) -> Result<(), Failing> {
+    fn fill(&self, from: &Origin, to: &Path) -> Result<(), Failing> {
         let sources = self.sources(from).map_err(Failing)?;
         copy_whole(&sources, to, self.builder.interrupt).map_err(Failing)
     }
@@ -231,7 +241,7 @@ impl From<CacheError> for Failing {
 
 fn copy_whole(
     sources: &SourceTree<'_>,
-    to: &std::path::Path,
+    to: &Path,
     interrupt: &tracer::Interrupt,
 ) -> Result<(), Failure> {
     let rootfs = crate::rootfs::Rootfs::empty(to).could_not(|| format!("open {}", to.display()))?;

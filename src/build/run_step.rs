@@ -1,10 +1,11 @@
 //! RUN: what it may have changed becomes a difference, held against a walk where that is asked for.
 
-use std::time::Instant;
+use std::time::Duration;
 
 use snapshot::{Difference, ImagePath, Suspects};
 use tracer::{Denied, Touched};
 
+use super::spent::Stopwatch;
 use super::stage::{Fold, Stages, shown};
 use super::verdict::verdict;
 use super::{SnapshotMode, Verify, Watch};
@@ -46,12 +47,12 @@ impl Stages<'_, '_> {
             strict: builder.order.strict,
         };
         builder.work.restore()?;
-        let started = Instant::now();
+        let running = Stopwatch::start();
         let ran = run(&runner, rootfs, marks, step, &who, mounts).map_err(|error| {
             let program = step.argv.first().map_or("", String::as_str);
             run_failure(&error, program, &format!("{}:{number}", stage.label))
         })?;
-        let took = started.elapsed();
+        let ran_for = running.stop(ran.outcome.stats.cpu);
         let recognized = fold.root_mut()?.recognize(&ran.restored);
         recognized.could_not(|| "look at what the mounts were put over".to_owned())?;
         builder.work.restore()?;
@@ -78,12 +79,15 @@ impl Stages<'_, '_> {
         }
         warn_of_mounts(&suspects, fold.root()?.exclusions());
         let named = format!("[{number}/{}] {}", stage.instructions.len(), shown(&ready.text));
+        let looking = Stopwatch::start();
         let difference = self.after_run(&ran.outcome.touched, &suspects, &named, fold)?;
+        let stats = ran.outcome.stats;
         tracing::debug!(
-            "the command took {took:?}: {} stops, {} events, {} resolved",
-            ran.outcome.stats.stops,
-            ran.outcome.stats.events,
-            ran.outcome.stats.resolved
+            "step {number} took: command {ran_for}; looking {}; {} stops, {} events, {} resolved",
+            looking.stop(Duration::ZERO),
+            stats.stops,
+            stats.events,
+            stats.resolved
         );
         Ok(difference)
     }

@@ -1,14 +1,14 @@
 //! Stages: a base, then step after step.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
 
 use tracer::Marks;
 
-use super::add_step::Download;
 use super::ahead::Ahead;
 use super::builder::Builder;
+use super::by_content::ByContent;
+use super::downloads::Downloads;
+use super::keys::Keys;
 use super::layers::{Gathered, flavor_for};
 use super::needs::touches_root;
 use super::repositories;
@@ -28,6 +28,7 @@ pub(super) struct Finished {
     /// How many layers of the image are in the tree.
     pub(super) on_disk: usize,
     pub(super) lineage: Lineage,
+    by_content: ByContent,
     /// The variables at its end, which a stage that starts from it begins with.
     scope: Scope,
 }
@@ -42,7 +43,7 @@ pub(super) struct Stages<'a, 'p> {
     /// Trees of stages that start from the image of an earlier one.
     pub(super) prepared: HashMap<usize, Rootfs>,
     /// Files of the web that were fetched, by URL.
-    pub(super) downloads: RefCell<HashMap<String, Rc<Download>>>,
+    pub(super) downloads: Downloads,
     pub(super) ahead: Ahead,
     uploads: Vec<PendingUpload>,
 }
@@ -50,12 +51,12 @@ pub(super) struct Stages<'a, 'p> {
 impl<'a, 'p> Stages<'a, 'p> {
     pub(super) fn new(builder: &'a Builder<'a>, plan: &'p Plan<'p>) -> Result<Self, Failure> {
         let (finished, foreign, uploads) = (HashMap::new(), HashMap::new(), Vec::new());
-        let (downloads, ahead) = (RefCell::default(), Ahead::nothing(plan));
+        let (downloads, ahead) = (Downloads::default(), Ahead::nothing(plan));
         let prepared = HashMap::new();
         let mut stages =
             Self { builder, plan, finished, foreign, prepared, downloads, ahead, uploads };
         if let Some(cache) = builder.cache {
-            stages.look_ahead(cache);
+            stages.ahead = Ahead::look(&stages.keys(), cache);
         }
         for stage in plan.stages.iter().filter(|stage| stages.ahead.needs_tree(stage.number)) {
             if let Base::Image(image, _) = &stage.base {
@@ -63,6 +64,24 @@ impl<'a, 'p> Stages<'a, 'p> {
             }
         }
         Ok(stages)
+    }
+
+    pub(super) fn keys(&self) -> Keys<'_> {
+        let Builder { order, context, dockerfile, arguments, images, interrupt, work, .. } =
+            *self.builder;
+        let (latest, plan, downloads) = (self.builder.times.latest, self.plan, &self.downloads);
+        Keys {
+            order,
+            context,
+            dockerfile,
+            arguments,
+            plan,
+            images,
+            interrupt,
+            work,
+            latest,
+            downloads,
+        }
     }
 
     /// The uploads that were begun.
@@ -88,8 +107,12 @@ impl<'a, 'p> Stages<'a, 'p> {
             if wanted {
                 result = Some(finished.image.clone());
             }
-            if let Some(next) = stages.get(place + 1) {
-                self.keep(stage, finished, next)?;
+            match stages.get(place + 1) {
+                Some(next) => self.keep(stage, finished, next)?,
+                None if self.builder.order.own_root.materialize && !wanted => {
+                    self.materialize(finished)?;
+                }
+                None => {}
             }
         }
         result.ok_or_else(|| Failure::new("the Dockerfile has no stage"))
@@ -110,6 +133,7 @@ impl<'a, 'p> Stages<'a, 'p> {
         };
         let inherited = below.map(|below| below.scope.clone());
         let lineage = below.map_or_else(Lineage::start, |below| below.lineage);
+        let by_content = below.map_or(ByContent::Same, |below| below.by_content);
         let (arguments, globals) = (self.builder.arguments, self.builder.globals);
         let scope = inherited.unwrap_or_else(|| Scope::new(arguments, globals, &config.config.env));
         let image = image.with_config(config);
@@ -118,6 +142,7 @@ impl<'a, 'p> Stages<'a, 'p> {
             rootfs: None,
             on_disk: 0,
             lineage,
+            by_content,
             made: None,
             missed: false,
             marks: None,
@@ -127,10 +152,12 @@ impl<'a, 'p> Stages<'a, 'p> {
             last,
             number: 0,
         };
+        self.look_again(stage, &fold)?;
         if self.ahead.needs_tree(stage.number) {
             let why = self.ahead.first_with_tree(stage.number);
             let why = why.and_then(|number| stage.instructions.get(number));
-            let why = why.map_or("a later stage copies from it", |it| it.text.as_str());
+            let other = if stage.kept { "--materialize" } else { "a later stage" };
+            let why = why.map_or(other, |it| it.text.as_str());
             self.lay_out(stage, why, &mut fold)?;
         }
         if last {
@@ -141,8 +168,11 @@ impl<'a, 'p> Stages<'a, 'p> {
             self.one_step(stage, instruction, number, &mut fold)?;
         }
         self.take_gathered(&mut fold)?;
-        let Fold { image, rootfs, on_disk, lineage, scope, .. } = fold;
-        Ok(Finished { image, rootfs, on_disk, lineage, scope })
+        if stage.kept {
+            self.lay_out(stage, "--materialize", &mut fold)?;
+        }
+        let Fold { image, rootfs, on_disk, lineage, by_content, scope, .. } = fold;
+        Ok(Finished { image, rootfs, on_disk, lineage, by_content, scope })
     }
 
     /// In the media types that are wanted. All layers that come get theirs from here.
@@ -280,6 +310,7 @@ pub(super) struct Fold {
     /// How many layers of the image are in the tree.
     pub(super) on_disk: usize,
     pub(super) lineage: Lineage,
+    pub(super) by_content: ByContent,
     /// What the last step made, where somebody wants to know.
     pub(super) made: Option<Digest>,
     /// Whether a step of this stage was not in the cache.
@@ -332,16 +363,4 @@ pub(super) fn shown(text: &str) -> String {
         cut.push('…');
     }
     cut
-}
-
-/// A size for people.
-pub(super) fn bytes(count: u64) -> String {
-    let mut value = count as f64;
-    for unit in ["B", "kB", "MB"] {
-        if value < 1000.0 {
-            return if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1000.0;
-    }
-    format!("{value:.1} GB")
 }

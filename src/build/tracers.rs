@@ -183,7 +183,8 @@ impl<'a> Tracers<'a> {
     fn costs(&self, rootfs: &Rootfs) -> Costs {
         let per_path = *self.per_path.get_or_init(|| cost_of_a_path(rootfs));
         let entries = u32::try_from(rootfs.index().len()).unwrap_or(u32::MAX);
-        let costs = Costs { event: self.general.event_cost(), walk: per_path * entries };
+        let (stop, event) = (self.general.stop_cost(), self.general.event_cost());
+        let costs = Costs { stop, event, walk: per_path * entries };
         tracing::debug!(?per_path, event = ?costs.event, "what looking and following cost here");
         costs
     }
@@ -212,6 +213,9 @@ fn is_run(instruction: &Located<Instruction>) -> bool {
 /// What watching and walking cost here, measured.
 #[derive(Debug, Clone, Copy)]
 struct Costs {
+    /// A stop at which nothing is done.
+    stop: Duration,
+    /// One at which names are resolved.
     event: Duration,
     walk: Duration,
 }
@@ -223,8 +227,12 @@ impl Costs {
         self.walk < self.event * events
     }
 
+    /// Once resolving has cost as much as a walk, nobody knows whether more events come than have
+    /// come; so this is at most twice what is best. To give up saves the resolving, not the stops:
+    /// a filter cannot be taken off.
     fn worthwhile_events(self) -> u64 {
-        let events = self.walk.as_nanos() / self.event.as_nanos().max(1);
+        let resolving = self.event.saturating_sub(self.stop);
+        let events = self.walk.as_nanos() / resolving.as_nanos().max(1);
         u64::try_from(events).unwrap_or(u64::MAX).max(Self::LEAST_EVENTS)
     }
 }
@@ -252,9 +260,37 @@ fn cost_of_a_path(rootfs: &Rootfs) -> Duration {
 const EVENTS_OF_MANY: u32 = 10_000;
 
 /// Programs whose purpose is to write thousands of files.
-const WRITERS_OF_MANY: [&str; 21] = [
-    "apk", "apt", "apt-get", "bsdtar", "bundle", "composer", "conda", "cpio", "dnf", "dpkg",
-    "mamba", "microdnf", "npm", "pip", "pip3", "pnpm", "tar", "unzip", "yarn", "yum", "zypper",
+const WRITERS_OF_MANY: [&str; 30] = [
+    "7z",
+    "apk",
+    "apt",
+    "apt-get",
+    "bsdtar",
+    "bundle",
+    "composer",
+    "conda",
+    "cpio",
+    "debootstrap",
+    "dnf",
+    "dpkg",
+    "gem",
+    "mamba",
+    "microdnf",
+    "npm",
+    "pip",
+    "pip3",
+    "pnpm",
+    "poetry",
+    "rpm",
+    "rsync",
+    "tar",
+    "tdnf",
+    "unsquashfs",
+    "unzip",
+    "uv",
+    "yarn",
+    "yum",
+    "zypper",
 ];
 
 /// The first such program that a step names.
@@ -283,13 +319,13 @@ mod tests {
 
     #[test]
     fn costs_decide() {
-        let (event, micros) = (Duration::from_micros(5), Duration::from_micros);
+        let micros = Duration::from_micros;
         for (walk, is_cheaper, events) in [
             (micros(400), true, 2_000),
-            (micros(49_999), true, 9_999),
-            (micros(90_000), false, 18_000),
+            (micros(49_999), true, 24_999),
+            (micros(90_000), false, 45_000),
         ] {
-            let costs = Costs { event, walk };
+            let costs = Costs { stop: micros(3), event: micros(5), walk };
             assert_eq!(costs.is_walk_cheaper(EVENTS_OF_MANY), is_cheaper, "{walk:?}");
             assert_eq!(costs.worthwhile_events(), events, "{walk:?}");
         }

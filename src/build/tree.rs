@@ -12,7 +12,8 @@ use snapshot::{Entry, ImagePath, Index, Kind};
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::{Exclusions, Metadata, Rootfs, Tree, is_account_file};
 
-/// Moves the tree of `from` into the empty directory `to`, and answers it as a root of its own.
+/// Moves the tree of `from` into the directory `to`, which holds nothing but directories above mounts, and
+/// answers it as a root of its own.
 ///
 /// # Errors
 /// A path can be neither renamed nor copied.
@@ -146,6 +147,10 @@ impl Mover<'_> {
     /// False where the file system cannot: another one, or a directory of an overlay's lower layer.
     fn try_rename(&self, path: &ImagePath) -> io::Result<bool> {
         let Some((parent, name)) = split(path) else { return Ok(false) };
+        // Of a directory above a mount, only what is in it can be moved.
+        if self.to.kind(path)?.is_some() {
+            return Ok(false);
+        }
         let (from, to) = (self.from.tree().dir(&parent)?, self.to.dir(&parent)?);
         match rustix::fs::renameat(&from, name, &to, name) {
             Ok(()) => Ok(true),

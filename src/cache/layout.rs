@@ -95,7 +95,7 @@ impl Layout {
             .collect()
     }
 
-    fn manifest(&self, descriptor: &Descriptor) -> Result<Manifest, LayoutError> {
+    pub(super) fn manifest(&self, descriptor: &Descriptor) -> Result<Manifest, LayoutError> {
         let path = layout_path(&self.dir, descriptor.digest);
         let bytes = read(&path, MANIFEST_LIMIT as u64)?;
         if Digest::of(&bytes) != descriptor.digest {
@@ -280,19 +280,15 @@ impl Layout {
         Ok(found)
     }
 
-    /// Removes what `drop` says, and then what was not used for longest until `limit` is kept; answers
-    /// how many images went.
+    /// Removes the images of which `goes` says so, by tag and manifest; answers how many tags went.
     ///
     /// # Errors
     /// The directory cannot be read or written.
-    pub fn prune(&self, limit: u64, drop: impl Fn(&Listed) -> bool) -> Result<usize, LayoutError> {
+    pub fn remove(&self, goes: impl Fn(&str, Digest) -> bool) -> Result<usize, LayoutError> {
         let _lock = self.lock()?;
         let mut index = self.index()?;
         let before = index.len();
-        for listed in self.list()?.iter().filter(|listed| drop(listed)) {
-            index.remove(&listed.tag);
-        }
-        self.evict(&mut index, limit)?;
+        index.retain(|tag, descriptor| !goes(tag, descriptor.digest));
         self.write_index(&index)?;
         self.sweep(&index)?;
         Ok(before - index.len())
@@ -339,16 +335,29 @@ impl Layout {
         self.sweep(index)
     }
 
-    /// The blobs of an image and their sizes.
+    /// The blobs of an image, or of all images of an index, and their sizes.
     fn parts(&self, manifest: Digest) -> Result<Vec<(Digest, u64)>, LayoutError> {
-        let path = layout_path(&self.dir, manifest);
-        let bytes = read(&path, MANIFEST_LIMIT as u64)?;
-        let size = bytes.len() as u64;
-        let Document::Manifest(read) = Document::parse(bytes.into(), None)? else {
-            return Ok(vec![(manifest, size)]);
-        };
-        let rest = read.layers.iter().chain([&read.config]).map(|it| (it.digest, it.size));
-        Ok(rest.chain([(manifest, size)]).collect())
+        let (mut parts, mut waiting) = (BTreeMap::new(), vec![manifest]);
+        while let Some(digest) = waiting.pop() {
+            let path = layout_path(&self.dir, digest);
+            let bytes = match read(&path, MANIFEST_LIMIT as u64) {
+                // An index may name images that nobody copied along.
+                Err(_) if digest != manifest => continue,
+                read => read?,
+            };
+            parts.insert(digest, bytes.len() as u64);
+            match Document::parse(bytes.into(), None)? {
+                Document::Manifest(read) => {
+                    let named = read.layers.iter().chain([&read.config]);
+                    parts.extend(named.map(|it| (it.digest, it.size)));
+                }
+                Document::Index(index) => {
+                    let named = index.manifests.iter().map(|it| it.digest);
+                    waiting.extend(named.filter(|it| !parts.contains_key(it)));
+                }
+            }
+        }
+        Ok(parts.into_iter().collect())
     }
 
     /// Removes blobs that no image of the index needs, and what writers left behind that were killed.
@@ -362,9 +371,21 @@ impl Layout {
             }
         }
         let mut needed = BTreeSet::new();
-        for descriptor in index.values() {
-            let parts = self.parts(descriptor.digest).unwrap_or_default();
-            needed.extend(parts.iter().map(|(digest, _)| layout_path(&self.dir, *digest)));
+        for (tag, descriptor) in index {
+            match self.parts(descriptor.digest) {
+                Ok(parts) => {
+                    needed.extend(parts.iter().map(|(digest, _)| layout_path(&self.dir, *digest)));
+                }
+                // A damaged entry needs nothing. What an image of somebody else needs is not known then.
+                Err(error) if !super::inventory::is_ours(tag) => {
+                    tracing::warn!(
+                        "no blob is removed from {}: {tag}: {error}",
+                        self.dir.display()
+                    );
+                    return Ok(());
+                }
+                Err(_) => {}
+            }
         }
         for path in self.blobs()?.into_keys().filter(|path| !needed.contains(path)) {
             fs::remove_file(&path).map_err(at(&path))?;

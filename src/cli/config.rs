@@ -6,6 +6,7 @@ pub(super) mod credentials;
 mod language;
 mod layers;
 pub(super) mod outputs;
+mod own_root;
 pub(super) mod registry;
 mod run_mounts;
 mod tracer;
@@ -21,6 +22,7 @@ use crate::image::Platform;
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::{Container, container};
 
+pub(super) use cache::{duration, insecure_cache, size};
 pub(super) use warmer::warm_order;
 
 /// What this process was started with, taken once.
@@ -52,6 +54,14 @@ impl Surroundings {
         })
     }
 
+    /// The time that it was then.
+    ///
+    /// # Errors
+    /// It is no time.
+    pub(super) fn time(&self) -> Result<jiff::Timestamp, Failure> {
+        self.now.parse().map_err(|error| Failure::new(format!("the time {}: {error}", self.now)))
+    }
+
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
         self.env.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
@@ -77,7 +87,6 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             .parse()
             .map_err(|error| Failure::new(format!("--custom-platform={text}: {error}")))?,
     };
-    refuse_variables(around)?;
     let mut registry = registry::registry(&flags.registry, around)?;
     cache::reach(cache.as_ref(), &mut registry);
     let source = context::source(&flags.contexts, around)?;
@@ -109,7 +118,8 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         mounts: run_mounts::sources(&flags.run_mounts, around, &kaniko_dir)?,
         kaniko_dir,
         own_dirs: own_dirs(around),
-        cleanup: switch(flags.cleanup.0, "KANIKO_CLEANUP", around)?,
+        own_root: own_root::own_root(&flags.own_root, around)?,
+        show_plan: switch(false, "KANIKO_PRINT_PLAN", around)?.then_some(show_plan),
         layers,
         cache,
         created: around.now.clone(),
@@ -117,17 +127,11 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
     })
 }
 
-/// Variables that stand for flags which this version does not have: going on would ignore them.
-const NOT_YET: [&str; 3] = ["KANIKO_PRE_CLEANUP", "KANIKO_PRESERVE_CONTEXT", "KANIKO_PRINT_PLAN"];
-
-fn refuse_variables(around: &Surroundings) -> Result<(), Failure> {
-    match NOT_YET.iter().find(|name| around.variable(name).is_some()) {
-        None => Ok(()),
-        Some(name) => {
-            let what = format!("the environment sets {name}, which this version does not have yet");
-            Err(Failure::new(what).hint(format!("unset {name}")))
-        }
-    }
+/// The plan, for a person who wants it beside the build.
+fn show_plan(plan: &crate::plan::Outline) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let told = std::io::Write::write_all(&mut out, plan.to_string().as_bytes());
+    told.could_not(|| "write to standard output".to_owned())
 }
 
 /// A boolean that a variable may set against its flag.

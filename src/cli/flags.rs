@@ -1,12 +1,14 @@
 //! What can be typed. Names, short forms and defaults are kaniko's.
 
 mod cache;
+mod cache_command;
 mod commands;
 mod context;
 mod language;
 mod layers;
 mod log;
 mod outputs;
+mod own_root;
 mod registry;
 mod run_mounts;
 mod tracer;
@@ -18,13 +20,17 @@ use clap::Parser;
 
 use super::gobool::GoBool;
 pub(super) use cache::CacheFlags;
+pub(super) use cache_command::{
+    CacheCommand, CacheExplainFlags, CachePruneFlags, ListFormat, WhichCache,
+};
 pub(super) use commands::{Command, LoginFlags, PushFlags};
 pub(super) use context::ContextFlags;
 pub(super) use language::{DryRun, LanguageFlags};
 pub(super) use layers::LayerFlags;
 pub(super) use log::LogFlags;
 pub(super) use outputs::OutputFlags;
-pub(super) use registry::RegistryFlags;
+pub(super) use own_root::OwnRootFlags;
+pub(super) use registry::{PullFlags, RegistryFlags};
 pub(super) use run_mounts::RunMountFlags;
 pub(super) use tracer::TracerFlags;
 pub(super) use warmer::WarmerFlags;
@@ -101,9 +107,8 @@ pub(super) struct Flags {
     #[arg(long, value_name = "DIR", value_parser = path)]
     pub(super) kaniko_dir: Option<PathBuf>,
 
-    /// Deletes the built file system at the end (in-place; elsewhere it always is).
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
-    pub(super) cleanup: GoBool,
+    #[command(flatten)]
+    pub(super) own_root: OwnRootFlags,
 
     #[command(flatten)]
     pub(super) log: LogFlags,
@@ -150,9 +155,6 @@ impl Flags {
 fn path(text: &str) -> Result<PathBuf, std::convert::Infallible> {
     Ok(PathBuf::from(text))
 }
-
-/// Flags of kaniko that this version refuses by name.
-pub(super) const NOT_YET: &[&str] = &["materialize", "pre-cleanup", "preserve-context"];
 
 #[cfg(test)]
 mod tests {
@@ -210,18 +212,6 @@ mod tests {
         assert!(message.contains("--destination"), "{message}");
     }
 
-    #[test]
-    fn no_flag_is_both_known_and_refused() {
-        let command = Flags::command();
-        for name in NOT_YET {
-            let known = command.get_arguments().any(|arg| {
-                arg.get_long() == Some(name)
-                    || arg.get_all_aliases().is_some_and(|aliases| aliases.contains(name))
-            });
-            assert!(!known, "{name}");
-        }
-    }
-
     /// Flag to status, from the first table of the compatibility notes.
     fn documented() -> std::collections::BTreeMap<String, String> {
         let text = include_str!("../../docs/compatibility.md");
@@ -245,9 +235,6 @@ mod tests {
                 let works = ["same", "differs because", "ours"];
                 assert!(works.iter().any(|it| status.starts_with(it)), "--{name}: {status:?}");
             }
-        }
-        for name in NOT_YET {
-            assert_eq!(rows.remove(*name).as_deref(), Some("not yet"), "--{name}");
         }
         assert!(rows.is_empty(), "rows of flags that do not exist: {rows:?}");
     }

@@ -3,6 +3,7 @@
 //! Nothing outside this module sees a flag, an environment variable, the
 //! current directory or the clock.
 
+mod cache;
 mod config;
 mod flags;
 mod gobool;

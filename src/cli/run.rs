@@ -10,7 +10,7 @@ use signal_hook::iterator::Signals;
 use tracer::Interrupt;
 
 use super::config::{Surroundings, order};
-use super::flags::{Command, DryRun, Flags, LoginFlags, NOT_YET, PushFlags};
+use super::flags::{CacheCommand, Command, DryRun, Flags, LoginFlags, PushFlags};
 use crate::build::{Checked, Order, build, check, dry_run};
 use crate::report::{ExitStatus, Explain as _, Failure, LogFormat, coloured, install};
 
@@ -28,6 +28,7 @@ pub fn main() -> i32 {
     };
     let log = match &flags.command {
         Some(Command::Push(push)) => push.log.settings(),
+        Some(Command::Cache(cache)) => cache.which().log.settings(),
         None | Some(Command::Login(_) | Command::Version) => flags.log.settings(),
     };
     let form = log.format;
@@ -36,6 +37,7 @@ pub fn main() -> i32 {
         None => execute(&flags),
         Some(Command::Push(push)) => execute_push(push),
         Some(Command::Login(login)) => execute_login(login),
+        Some(Command::Cache(cache)) => execute_cache(cache),
         Some(Command::Version) => {
             say(&format!("Kaniko version :  {}\n", env!("CARGO_PKG_VERSION")))
         }
@@ -71,6 +73,16 @@ fn execute_push(flags: &PushFlags) -> Result<(), Failure> {
     let signalled = listen(&interrupt, work_dir.clone())?;
     let pushed = super::push::push(flags, &around, &interrupt, &work_dir);
     unless_signalled(pushed, &signalled)
+}
+
+fn execute_cache(command: &CacheCommand) -> Result<(), Failure> {
+    harden();
+    let interrupt = Interrupt::new();
+    let signalled = listen(&interrupt, WorkDir::default())?;
+    let told = super::cache::cache(command, &Surroundings::take()?, &interrupt);
+    // What was removed before a failure is told, too.
+    let done = told.and_then(|told| print(&told));
+    unless_signalled(done, &signalled)
 }
 
 fn execute_login(flags: &LoginFlags) -> Result<(), Failure> {
@@ -189,22 +201,10 @@ pub(super) fn refuse(error: &clap::Error) -> i32 {
             0
         }
         _ => {
-            tell(&not_yet(error).unwrap_or_else(|| error.to_string()));
+            tell(&error.to_string());
             1
         }
     }
-}
-
-/// A flag that kaniko has and this version has not says so, instead of being "unexpected".
-fn not_yet(error: &clap::Error) -> Option<String> {
-    use clap::error::{ContextKind, ContextValue};
-    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
-        return None;
-    };
-    let name = argument.trim_start_matches('-').split('=').next()?;
-    NOT_YET.contains(&name).then(|| {
-        format!("error: --{name} is a flag of kaniko that this version does not have yet\n")
-    })
 }
 
 /// Where every line is a JSON object, the last one is too.

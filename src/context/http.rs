@@ -21,10 +21,12 @@ use tokio::runtime::Runtime;
 use tracer::Interrupt;
 
 use client::client;
-pub use client::without_credentials;
-pub(in crate::context) use client::{Redirects, causes, client_with};
+pub(in crate::context) use client::{Redirects, client_with};
+pub use client::{Roots, host, without_credentials};
 use transfer::Transfer;
 
+use crate::dockerfile::percent_decoded;
+use crate::registry::Secret;
 use crate::report::Failure;
 
 /// The name of a file whose URL has none.
@@ -97,6 +99,10 @@ pub struct FetchSettings {
     pub no_proxy: Option<String>,
     /// The `User-Agent` header.
     pub user_agent: String,
+    /// The roots that certificates are checked against.
+    pub roots: Roots,
+    /// The `Authorization` header, for the host that is asked and not for those it redirects to.
+    pub authorization: Option<Secret>,
     /// How long a connection may take.
     pub connect: Duration,
     /// How long a transfer may stand still.
@@ -250,33 +256,13 @@ fn last_modified(headers: &HeaderMap) -> SystemTime {
 
 /// The last part of the path, with percent signs resolved.
 fn name_of(url: &Url) -> String {
-    let path = unescaped(url.path().as_bytes());
+    let path = percent_decoded(url.path().as_bytes());
     let path = String::from_utf8_lossy(&path).into_owned();
     match path.trim_end_matches('/').rsplit('/').next() {
         None | Some("" | "." | "..") => UNNAMED.to_owned(),
         Some(name) if name.contains('\0') => UNNAMED.to_owned(),
         Some(name) => name.to_owned(),
     }
-}
-
-pub(in crate::context) fn unescaped(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&first, tail)) = rest.split_first() {
-        let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match byte.filter(|_| first == b'%') {
-            Some(byte) => {
-                out.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                out.push(first);
-                rest = tail;
-            }
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -18,8 +18,9 @@ use reqwest::Url;
 use tokio::runtime::Runtime;
 use tracer::Interrupt;
 
-use super::http::{FetchSettings, Redirects, becomes_true, causes, client_with};
-use crate::registry::{AwsLogin, Secret};
+use super::http::{FetchSettings, Redirects, becomes_true, client_with};
+use crate::dockerfile::percent_decoded;
+use crate::registry::{AwsLogin, Secret, causes};
 use crate::report::Failure;
 
 /// The object of a bucket whose URL names none.
@@ -78,7 +79,7 @@ impl ObjectSource {
         if url.query().is_some() {
             return None;
         }
-        let path = super::http::unescaped(url.path().as_bytes());
+        let path = percent_decoded(url.path().as_bytes());
         let path = String::from_utf8(path).ok()?;
         let (bucket, key) = path.trim_start_matches('/').split_once('/')?;
         let (account, endpoint) = (account.to_owned(), format!("https://{host}"));

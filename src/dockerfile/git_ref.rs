@@ -157,8 +157,14 @@ fn cleaned(path: &str) -> String {
 
 /// Percent signs resolved; what is no text then stays as it is.
 fn unescaped(text: &str) -> String {
+    String::from_utf8(percent_decoded(text.as_bytes())).unwrap_or_else(|_| text.to_owned())
+}
+
+/// Each `%` and the two hexadecimal digits after it become the byte that they mean (RFC 3986, section 2.1); a `%`
+/// without them stays.
+pub(crate) fn percent_decoded(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
+    let mut rest = text;
     while let Some((&first, tail)) = rest.split_first() {
         let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
         let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
@@ -173,7 +179,7 @@ fn unescaped(text: &str) -> String {
             }
         }
     }
-    String::from_utf8(out).unwrap_or_else(|_| text.to_owned())
+    out
 }
 
 #[cfg(test)]

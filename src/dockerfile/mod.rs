@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+pub(crate) use git_ref::percent_decoded;
 pub use git_ref::{GitRef, is_commit};
 pub use heredoc::Heredoc;
 pub use instruction::{

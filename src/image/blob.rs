@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -52,6 +53,24 @@ pub(crate) fn layout_path(dir: &Path, digest: Digest) -> PathBuf {
     dir.join("blobs").join("sha256").join(digest.hex())
 }
 
+/// A handle on a file, and what the system said of it when its bytes had been hashed.
+#[derive(Debug)]
+struct Written {
+    handle: File,
+    stamp: Stamp,
+}
+
+/// Length and time of the last change, which no program can set (inode(7)).
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp(u64, i64, i64);
+
+impl Stamp {
+    fn of(handle: &File) -> io::Result<Self> {
+        let about = handle.metadata()?;
+        Ok(Self(about.len(), about.ctime(), about.ctime_nsec()))
+    }
+}
+
 /// A file with the bytes of a blob. Clones share it; a temporary one is deleted with its last clone.
 ///
 /// A temporary file stays readable when somebody else removes its name: a step that runs in the
@@ -62,7 +81,7 @@ pub struct BlobFile(Arc<Place>);
 #[derive(Debug)]
 enum Place {
     Kept(PathBuf),
-    Temporary(TempPath, Option<File>),
+    Temporary(TempPath, Option<Written>),
 }
 
 impl BlobFile {
@@ -75,8 +94,13 @@ impl BlobFile {
     /// A file that lives as long as its last clone.
     #[must_use]
     pub fn temporary(path: TempPath) -> Self {
-        let handle = File::open(&path).ok();
-        Self(Arc::new(Place::Temporary(path, handle)))
+        let written = || {
+            let handle = File::open(&path)?;
+            let stamp = Stamp::of(&handle)?;
+            Ok::<_, io::Error>(Written { handle, stamp })
+        };
+        let written = written().ok();
+        Self(Arc::new(Place::Temporary(path, written)))
     }
 
     /// Where it is.
@@ -91,12 +115,23 @@ impl BlobFile {
     /// A path under which it can be opened: its own, or that of the handle kept on it.
     pub(crate) fn readable(&self) -> PathBuf {
         match &*self.0 {
-            Place::Temporary(path, Some(handle)) if !path.exists() => {
+            Place::Temporary(path, Some(Written { handle, .. })) if !path.exists() => {
                 // Opening it gives a new description with an offset of its own (proc(5)).
                 PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()))
             }
             Place::Temporary(path, _) => path.to_path_buf(),
             Place::Kept(path) => path.clone(),
+        }
+    }
+
+    /// The file, if nothing was written to it and no name of it came or went since it was hashed: its
+    /// bytes need not be hashed again.
+    pub(crate) fn as_hashed(&self) -> Option<&File> {
+        match &*self.0 {
+            Place::Temporary(_, Some(Written { handle, stamp })) => {
+                Stamp::of(handle).is_ok_and(|now| now == *stamp).then_some(handle)
+            }
+            Place::Temporary(_, None) | Place::Kept(_) => None,
         }
     }
 
@@ -120,6 +155,30 @@ mod tests {
             let mut text = String::new();
             blob.open().unwrap().read_to_string(&mut text).unwrap();
             assert_eq!(text, "bytes");
+        }
+    }
+
+    #[test]
+    fn what_happens_to_a_hashed_file_is_seen() {
+        use std::os::unix::fs::PermissionsExt as _;
+        type Change = fn(&Path);
+        for (what, change) in [
+            ("nothing", (|_| ()) as Change),
+            ("a write", |path| std::fs::write(path, "BYTES").unwrap()),
+            ("a longer one", |path| std::fs::write(path, "more bytes").unwrap()),
+            ("a mode", |path| {
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            }),
+            ("no name", |path| std::fs::remove_file(path).unwrap()),
+        ] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), "bytes").unwrap();
+            let blob = BlobFile::temporary(file.into_temp_path());
+            // The clock of a file system has steps.
+            let before = std::fs::metadata(blob.path()).unwrap().ctime_nsec();
+            while tempfile::tempfile().unwrap().metadata().unwrap().ctime_nsec() == before {}
+            change(blob.path());
+            assert_eq!(blob.as_hashed().is_some(), what == "nothing", "{what}");
         }
     }
 

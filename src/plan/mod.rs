@@ -20,7 +20,8 @@ pub use mounts::RunMount;
 pub use origin::Origin;
 pub use scope::{Arguments, Scope};
 pub use show::{
-    LayersAre, Outline, OutlinedBase, OutlinedStage, OutlinedStep, Outputs, SkippedStage,
+    Found, LayersAre, Outline, OutlinedBase, OutlinedInput, OutlinedLayer, OutlinedStage,
+    OutlinedStep, Outputs, SkippedStage,
 };
 pub use stages::{Base, BaseImages, Plan, PlanError, PlannedStage, plan};
 pub use step::{

@@ -1,6 +1,7 @@
 //! The plan of a build for people (`--dryrun`) and programs (`--dryrun=json`).
 //!
-//! Cache keys, and the inputs that go into each, belong to [`OutlinedStep`].
+//! With a cache it says of each step by which key its layer would be found, of
+//! what that was made, and whether and why it is found or not.
 
 use std::fmt;
 
@@ -36,6 +37,9 @@ pub struct OutlinedStage {
     pub steps: Vec<OutlinedStep>,
     /// Its image is the result.
     pub is_result: bool,
+    /// With a cache: nobody needs it, because what is copied from it is cached.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub not_needed: bool,
 }
 
 /// What a stage starts from.
@@ -93,6 +97,45 @@ pub struct OutlinedStep {
     pub pulls: Option<String>,
     /// What it fetches from the web.
     pub fetches: Vec<String>,
+    /// With a cache, of a step that makes a layer: what is known of it there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<OutlinedLayer>,
+}
+
+/// Whether a layer is found in a cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OutlinedLayer {
+    /// The key; none where it depends on what only a build knows.
+    pub key: Option<String>,
+    /// What will become of it.
+    pub found: Found,
+    /// Why, in words.
+    pub why: String,
+    /// What the key is made of since the last cached step: names, and enough of each digest to see a change.
+    pub inputs: Vec<OutlinedInput>,
+}
+
+/// What will become of a step with a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Found {
+    /// Its layer is taken.
+    Hit,
+    /// Its layer is taken if the commands before it make what they made before.
+    Likely,
+    /// It is executed.
+    Miss,
+    /// It is executed, and its layer is not kept.
+    Uncached,
+}
+
+/// One thing that a key depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OutlinedInput {
+    /// What a person calls it.
+    pub name: String,
+    /// The first digits of its digest.
+    pub digest: String,
 }
 
 /// A stage that is not built.
@@ -152,7 +195,9 @@ impl fmt::Display for OutlinedStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = named(self.number, self.name.as_deref());
         let result = if self.is_result { ", the result" } else { "" };
-        writeln!(f, "stage {name} for {}{result}", self.platform)?;
+        let needed =
+            if self.not_needed { ": not built, what is copied from it is cached" } else { "" };
+        writeln!(f, "stage {name} for {}{result}{needed}", self.platform)?;
         writeln!(f, "  {:>4}  {}", self.line, self.base)?;
         self.steps.iter().try_for_each(|step| writeln!(f, "  {:>4}  {step}", step.line))
     }
@@ -187,7 +232,29 @@ impl fmt::Display for OutlinedStep {
         }
         let pulls = self.pulls.iter().map(|name| format!("  [pull {name}]"));
         let fetches = self.fetches.iter().map(|url| format!("  [fetch {url}]"));
-        pulls.chain(fetches).try_for_each(|mark| write!(f, "{mark}"))
+        pulls.chain(fetches).try_for_each(|mark| write!(f, "{mark}"))?;
+        self.cache.iter().try_for_each(|layer| write!(f, "{layer}"))
+    }
+}
+
+impl fmt::Display for OutlinedLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// More names than this are counted.
+        const NAMED: usize = 6;
+        let found = match self.found {
+            Found::Hit => "hit",
+            Found::Likely => "likely hit",
+            Found::Miss => "miss",
+            Found::Uncached => "not cached",
+        };
+        write!(f, "\n        {found}: {}", self.why)?;
+        let Some(key) = &self.key else { return Ok(()) };
+        let names: Vec<&str> = self.inputs.iter().take(NAMED).map(|it| it.name.as_str()).collect();
+        write!(f, "\n        key {key} of {}", names.join(", "))?;
+        match self.inputs.len().saturating_sub(NAMED) {
+            0 => Ok(()),
+            more => write!(f, ", and {more} more"),
+        }
     }
 }
 

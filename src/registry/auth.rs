@@ -43,6 +43,10 @@ impl Scope {
         Self(BTreeSet::from([format!("repository:{}:pull,push", repository.path())]))
     }
 
+    pub(crate) fn delete(repository: &Repository) -> Self {
+        Self(BTreeSet::from([format!("repository:{}:pull,delete", repository.path())]))
+    }
+
     pub(crate) fn and(mut self, other: Self) -> Self {
         self.0.extend(other.0);
         self

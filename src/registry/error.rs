@@ -113,6 +113,13 @@ impl RegistryError {
         matches!(self, Self::NotFound { .. })
     }
 
+    /// Whether the registry has no such operation.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self, Self::Status { status: 405 | 501, .. })
+            || matches!(self, Self::Status { status: 400, message, .. } if message.contains("UNSUPPORTED"))
+    }
+
     /// Whether it has nothing to do with the registry or the way there.
     pub(crate) fn is_ours(&self) -> bool {
         match self {

@@ -31,6 +31,7 @@ mod retry;
 mod secret;
 mod settings;
 mod store;
+mod tags;
 mod transport;
 mod upload;
 
@@ -44,6 +45,7 @@ use futures_util::StreamExt as _;
 
 use crate::image::{Digest, Image, ImageLayer, Manifest, Platform, Reference, Repository};
 
+pub(crate) use answer::causes;
 pub use arrival::{Arrival, Arriving};
 pub use builtin::aws::AwsLogin;
 pub use builtin::{Builtin, Helper};
@@ -123,6 +125,27 @@ impl Registry {
         answers.unwrap_or_else(|_| {
             let cancelled = |it: &Reference| Err(RegistryError::Cancelled(format!("look up {it}")));
             references.iter().map(cancelled).collect()
+        })
+    }
+
+    /// All tags of a repository; none where there is no such repository.
+    pub fn tags(&self, repository: &Repository) -> Result<Vec<String>, RegistryError> {
+        self.wait(tags::list(&self.client, repository), || format!("list {repository}"))
+    }
+
+    /// Removes manifests, and with each all its tags; how each request ended, in order: whether it was
+    /// there.
+    pub fn delete(
+        &self,
+        repository: &Repository,
+        manifests: &[Digest],
+    ) -> Vec<Result<bool, RegistryError>> {
+        let one = async |digest: &Digest| tags::delete(&self.client, repository, *digest).await;
+        let all = futures_util::stream::iter(manifests).map(one).buffered(REQUESTS).collect();
+        let answers: Result<Vec<_>, _> = self.wait(async { Ok(all.await) }, String::new);
+        answers.unwrap_or_else(|_| {
+            let cancelled = |it: &Digest| Err(RegistryError::Cancelled(format!("delete {it}")));
+            manifests.iter().map(cancelled).collect()
         })
     }
 

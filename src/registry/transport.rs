@@ -50,7 +50,9 @@ impl Transport {
         let this = Self { settings, roots, clients, schemes, metadata };
         let settings = Arc::clone(&this.settings);
         for registry in settings.certificates.keys().chain(settings.client_certificates.keys()) {
-            this.client(registry, Purpose::Pull)?;
+            for purpose in [Purpose::Pull, Purpose::Push] {
+                this.client(registry, purpose)?;
+            }
         }
         this.client("", Purpose::Pull).map(|_| this)
     }

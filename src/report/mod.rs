@@ -3,10 +3,12 @@
 //! Nothing in the library writes to the terminal by itself. Modules emit
 //! `tracing` events or return an error; this module decides how both look.
 
+mod amount;
 mod colour;
 mod failure;
 mod log;
 
+pub use amount::{age, bytes};
 pub use colour::coloured;
 pub use failure::{ExitStatus, Explain, Failure};
 pub use log::{LogFormat, LogSettings, UnknownLogFormat, UnknownVerbosity, Verbosity, install};

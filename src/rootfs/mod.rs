@@ -117,6 +117,17 @@ impl Rootfs {
         Ok(())
     }
 
+    /// A directory with something in it, all of which counts.
+    ///
+    /// # Errors
+    /// It cannot be opened or read.
+    pub fn found(path: &Path, exclusions: Exclusions) -> Result<Self, RootfsError> {
+        let mut rootfs = Self::open(path, Index::new(), exclusions)?;
+        let found = rootfs.difference(&Suspects::Everything)?;
+        rootfs.index.apply(&found);
+        Ok(rootfs)
+    }
+
     /// A directory that is as `index` says.
     ///
     /// # Errors

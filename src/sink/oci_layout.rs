@@ -1,7 +1,7 @@
 //! `--oci-layout-path`: an image as a directory (image-spec, "image layout").
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::SinkError;
-use super::staging::{self, VerifiedLayer};
+use super::staging;
 use crate::image::{Descriptor, Digest, Flavor, Image, REF_NAME, layout_path};
 
 /// A layout that is written, but not where it is wanted. Dropped, it is gone.
@@ -88,11 +88,8 @@ fn fill(image: &Image, tag: Option<&str>, dir: &Path) -> Result<(), SinkError> {
         if path.exists() {
             continue; // two layers may be the same
         }
-        let mut file = File::create(&path).map_err(SinkError::io(&path))?;
         let digest = layer.descriptor.digest;
-        VerifiedLayer::open(layer)
-            .and_then(|mut bytes| io::copy(&mut bytes, &mut file))
-            .map_err(|source| SinkError::Layer { digest, source })?;
+        staging::put_layer(layer, &path).map_err(|source| SinkError::Layer { digest, source })?;
     }
     let write = |path: &Path, bytes: &[u8]| fs::write(path, bytes).map_err(SinkError::io(path));
     write(&layout_path(dir, image.config_descriptor().digest), &image.config_bytes())?;

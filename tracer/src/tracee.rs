@@ -162,11 +162,20 @@ impl Tracee<'_> {
     fn peek(self, address: u64, into: &mut [u8]) -> Result<usize, Refusal> {
         let aligned = address & !7;
         let skip = usize::from((address & 7) as u8);
-        let word = trace::peek(self.tid, aligned).map_err(Refusal::of)?.to_ne_bytes();
+        let word = match trace::peek(self.tid, aligned) {
+            // Says that nothing may be read, and that nothing is there.
+            Err(Errno(libc::EIO)) if self.is_readable() => return Err(Refusal::Bad),
+            answer => answer.map_err(Refusal::of)?.to_ne_bytes(),
+        };
         let piece = &word[skip..];
         let count = piece.len().min(into.len());
         into[..count].copy_from_slice(&piece[..count]);
         Ok(count)
+    }
+
+    /// Whether the instruction that made the call can be read.
+    fn is_readable(self) -> bool {
+        trace::instruction(self.tid).is_ok_and(|at| trace::peek(self.tid, at & !7).is_ok())
     }
 
     /// The target of `/proc/TID/cwd`.

@@ -144,6 +144,13 @@ impl Tracer {
         Tracer { rule, reason, stop: Duration::ZERO }
     }
 
+    /// What a stop at which nothing is done was measured to cost; zero for
+    /// other backends than ptrace.
+    #[must_use]
+    pub fn stop_cost(&self) -> Duration {
+        self.stop
+    }
+
     /// What an event of ptrace costs here, about: the stop was measured, and
     /// resolving its names was found to take half as much again. Zero for other
     /// backends.

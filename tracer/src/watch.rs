@@ -183,8 +183,13 @@ impl Watch {
         }
     }
 
-    /// An exec by a thread other than the first takes over the first's id,
-    /// and all other threads are gone without a word.
+    /// The first exec ends the preparations. Later ones are of interest only
+    /// where programs may lack what their files give: a stop each would be a
+    /// tenth of the cost of a short process.
+    ///
+    /// An exec by a thread other than the first takes over the first's id, and
+    /// its own is gone without a word. What is known of either by its id is
+    /// replaced when it is next used, whether the exec was seen or not.
     fn on_exec(&mut self, stopped: Stopped) -> Result<(), Error> {
         let tid = stopped.0;
         if let Ok(former) = trace::event_message(tid)
@@ -207,6 +212,10 @@ impl Watch {
         }
         if self.withholds {
             self.check_program(tid)?;
+        } else {
+            let options = OPTIONS & !libc::PTRACE_O_TRACEEXEC;
+            let set = ignore_gone(trace::set_options(tid, options));
+            set.map_err(|errno| refused("PTRACE_SETOPTIONS", tid, errno))?;
         }
         stopped.resume(Go::On(0))
     }
@@ -250,6 +259,7 @@ impl Watch {
                 self.stats.resolved += 1;
                 self.unlocked.remove(&tid);
                 if self.strict && opens(&call) {
+                    self.diverted.remove(&tid);
                     self.opening.insert(tid);
                     return stopped.resume(Go::ToCallExit);
                 }
@@ -282,6 +292,7 @@ impl Watch {
         match trace::divert_to_dumpable(tid, is_native(&call)) {
             Ok(diverted) => {
                 self.stats.unlocked += 1;
+                self.opening.remove(&tid);
                 self.diverted.insert(tid, diverted);
                 self.unlocked.insert(tid, call);
                 stopped.resume(Go::ToCallExit)

@@ -67,10 +67,11 @@ fn what_was_not_used_for_longest_goes_first() {
     assert!(limited.size().expect("size") < 38_000);
     assert!(limited.manifests(&["a".to_owned()])[0].as_ref().expect("read").is_none());
     limited.touch("c");
-    assert_eq!(limited.prune(u64::MAX, |it| it.tag == "d").expect("pruned"), 1);
+    assert_eq!(limited.remove(|tag, _| tag == "d").expect("removed"), 1);
     assert_eq!(tags(&limited), "b c");
-    assert_eq!(limited.prune(15_000, |_| false).expect("pruned"), 1);
-    assert_eq!(tags(&limited), "c", "touched last");
+    let small = Layout::new(limited.dir().to_owned(), Some(30_000));
+    small.put(&image(home.path(), &[b'e'; 10_000]), &["e".to_owned()]).expect("put");
+    assert_eq!(tags(&limited), "c e", "touched last");
 }
 
 #[test]

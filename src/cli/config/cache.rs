@@ -23,10 +23,13 @@ pub(super) fn settings(
 ) -> Result<Option<Settings>, Failure> {
     // Wrong values are told even if they are not used.
     let ttl = ttl(&flags.cache_ttl)?;
-    let limit = parse_size(&flags.cache_limit).filter(|limit| *limit > 0).ok_or_else(|| {
-        Failure::new(format!("--cache-limit={}: no size", flags.cache_limit))
-            .hint("write a number with a unit, such as 500M or 20G")
-    })?;
+    let limit = match size("--cache-limit", &flags.cache_limit)? {
+        0 => {
+            return Err(Failure::new("--cache-limit=0: nothing could be kept")
+                .hint("leave --cache out, or give --no-push-cache"));
+        }
+        limit => limit,
+    };
     let place = place(&flags.cache_repo, outputs, limit, around)?;
     if !flags.cache.0 {
         return Ok(None);
@@ -40,10 +43,7 @@ pub(super) fn settings(
             ));
         }
     };
-    let now: jiff::Timestamp = around
-        .now
-        .parse()
-        .map_err(|error| Failure::new(format!("the time {}: {error}", around.now)))?;
+    let now = around.time()?;
     Ok(Some(Settings {
         place,
         ttl,
@@ -57,7 +57,14 @@ pub(super) fn settings(
 
 /// `--insecure` is said of pushes, and of the cache as a whole: its layers come by plain HTTP, too.
 pub(super) fn reach(cache: Option<&Settings>, registry: &mut crate::registry::Settings) {
-    if let (true, Some(Place::Registry(place))) = (registry.insecure, cache.map(|it| &it.place)) {
+    if let Some(cache) = cache {
+        insecure_cache(&cache.place, registry);
+    }
+}
+
+/// As [`reach`], for a cache alone.
+pub(in crate::cli) fn insecure_cache(place: &Place, registry: &mut crate::registry::Settings) {
+    if let (true, Place::Registry(place)) = (registry.insecure, place) {
         registry.insecure_registries.push(place.registry().to_owned());
     }
 }
@@ -86,13 +93,26 @@ fn place(
     Ok(Some((place, is_given)))
 }
 
-/// A duration as Go writes it; kaniko refuses one without a unit.
+/// `--cache-ttl`
 pub(super) fn ttl(text: &str) -> Result<Duration, Failure> {
+    duration("--cache-ttl", text)
+}
+
+/// A duration as Go writes it; kaniko refuses one without a unit.
+pub(in crate::cli) fn duration(flag: &str, text: &str) -> Result<Duration, Failure> {
     let nanoseconds = crate::dockerfile::parse_duration(text);
     let nanoseconds = nanoseconds.and_then(|it| u64::try_from(it).ok());
     nanoseconds.map(Duration::from_nanos).ok_or_else(|| {
-        Failure::new(format!("--cache-ttl={text}: no duration"))
+        Failure::new(format!("{flag}={text}: no duration"))
             .hint("write a number with a unit, such as 6h")
+    })
+}
+
+/// A size in bytes.
+pub(in crate::cli) fn size(flag: &str, text: &str) -> Result<u64, Failure> {
+    parse_size(text).ok_or_else(|| {
+        Failure::new(format!("{flag}={text}: no size"))
+            .hint("write a number with a unit, such as 500M or 20G")
     })
 }
 

@@ -7,8 +7,8 @@ use super::Surroundings;
 use crate::build::NamedContext;
 use crate::cli::flags::ContextFlags;
 use crate::cli::gobool::GoBool;
-use crate::context::git::{GitAccess, GitOptions};
-use crate::context::http::FetchSettings;
+use crate::context::git::{GitAccess, GitOptions, Pass};
+use crate::context::http::{FetchSettings, Roots};
 use crate::context::objects::StoreAccess;
 use crate::context::{Access, ContextSource, GitContexts};
 use crate::registry::{Secret, Settings};
@@ -69,10 +69,12 @@ fn variables(around: &Surroundings) -> std::collections::BTreeMap<String, Secret
 /// How to fetch by HTTP: as registries are reached.
 pub(super) fn fetch(registry: &Settings) -> FetchSettings {
     FetchSettings {
+        authorization: None,
         http_proxy: registry.proxies.http.clone(),
         https_proxy: registry.proxies.https.clone(),
         no_proxy: registry.proxies.exceptions.clone(),
         user_agent: registry.user_agent.clone(),
+        roots: Roots::of_system(),
         connect: registry.patience.connect,
         idle: registry.patience.idle,
         tries: registry.patience.tries,
@@ -96,7 +98,10 @@ pub(super) fn access(source: &ContextSource, registry: &Settings, around: &Surro
         };
         if user.is_some() || password.is_some() {
             let password = Secret::new(password.unwrap_or_default());
-            git = git.with_login(source, user.unwrap_or_default(), &password);
+            git = git.with_login(
+                source,
+                &Pass::User { user: user.unwrap_or_default().to_owned(), password },
+            );
         }
     }
     Access { fetch, git, stores: StoreAccess { variables: variables(around), aws: None } }

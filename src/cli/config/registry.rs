@@ -19,15 +19,15 @@ pub(in crate::cli) fn registry(
 ) -> Result<Settings, Failure> {
     Ok(Settings {
         insecure: flags.insecure.0,
-        insecure_pull: flags.insecure_pull.0,
-        insecure_registries: flags.insecure_registry.clone(),
+        insecure_pull: flags.pulls.insecure_pull.0,
+        insecure_registries: flags.pulls.insecure_registry.clone(),
         skip_tls_verify: flags.skip_tls_verify.0,
-        skip_tls_verify_pull: flags.skip_tls_verify_pull.0,
-        skip_tls_verify_registries: flags.skip_tls_verify_registry.clone(),
-        certificates: certificates(&flags.registry_certificate, around)?,
-        client_certificates: client_certificates(&flags.registry_client_cert, around)?,
+        skip_tls_verify_pull: flags.pulls.skip_tls_verify_pull.0,
+        skip_tls_verify_registries: flags.pulls.skip_tls_verify_registry.clone(),
+        certificates: certificates(&flags.pulls.registry_certificate, around)?,
+        client_certificates: client_certificates(&flags.pulls.registry_client_cert, around)?,
         maps: maps(flags, around)?,
-        skip_default_registry_fallback: flags.skip_default_registry_fallback.0,
+        skip_default_registry_fallback: flags.pulls.skip_default_registry_fallback.0,
         ignore_immutable_tags: flags.push_ignore_immutable_tag_errors.0,
         attempts: Attempts {
             push: flags.push_retry,
@@ -98,7 +98,7 @@ fn maps(
 ) -> Result<BTreeMap<String, Vec<String>>, Failure> {
     let mut maps: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mapped = around.variable("KANIKO_REGISTRY_MAP").map(|text| ("KANIKO_REGISTRY_MAP", text));
-    let flagged = flags.registry_map.iter().map(|text| ("--registry-map", text.as_str()));
+    let flagged = flags.pulls.registry_map.iter().map(|text| ("--registry-map", text.as_str()));
     for (source, text) in flagged.chain(mapped) {
         for one in text.split(';').filter(|one| !one.is_empty()) {
             let (from, to) = one.split_once('=').ok_or_else(|| {
@@ -110,7 +110,8 @@ fn maps(
     }
     let mirror =
         around.variable("KANIKO_REGISTRY_MIRROR").map(|text| ("KANIKO_REGISTRY_MIRROR", text));
-    let flagged = flags.registry_mirror.iter().map(|text| ("--registry-mirror", text.as_str()));
+    let flagged =
+        flags.pulls.registry_mirror.iter().map(|text| ("--registry-mirror", text.as_str()));
     for (source, text) in flagged.chain(mirror).filter(|(_, text)| !text.is_empty()) {
         maps.entry(HUB.to_owned()).or_default().push(place(source, text)?);
     }

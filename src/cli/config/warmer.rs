@@ -38,7 +38,8 @@ pub(in crate::cli) fn warm_order(
             .parse()
             .map_err(|error| Failure::new(format!("--custom-platform={text}: {error}")))?,
     };
-    let registry = registry::registry(&registry_flags(flags), around)?;
+    let pulls = RegistryFlags { pulls: flags.pulls.clone(), ..RegistryFlags::default() };
+    let registry = registry::registry(&pulls, around)?;
     let mut images = Vec::new();
     for text in &flags.image {
         let name: Reference =
@@ -63,21 +64,6 @@ pub(in crate::cli) fn warm_order(
         registry,
         now,
     })
-}
-
-fn registry_flags(flags: &WarmerFlags) -> RegistryFlags {
-    RegistryFlags {
-        insecure_pull: flags.insecure_pull,
-        insecure_registry: flags.insecure_registry.clone(),
-        skip_tls_verify_pull: flags.skip_tls_verify_pull,
-        skip_tls_verify_registry: flags.skip_tls_verify_registry.clone(),
-        registry_certificate: flags.registry_certificate.clone(),
-        registry_client_cert: flags.registry_client_cert.clone(),
-        registry_mirror: flags.registry_mirror.clone(),
-        registry_map: flags.registry_map.clone(),
-        skip_default_registry_fallback: flags.skip_default_registry_fallback,
-        ..RegistryFlags::default()
-    }
 }
 
 fn read(

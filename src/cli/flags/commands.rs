@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ArgAction::Append;
 use clap::Subcommand;
 
-use super::{LogFlags, RegistryFlags};
+use super::{CacheCommand, LogFlags, RegistryFlags};
 use crate::cli::gobool::GoBool;
 
 /// What is done instead of a build.
@@ -17,6 +17,9 @@ pub(in crate::cli) enum Command {
     Login(LoginFlags),
     /// Pushes an image that is a file: an OCI layout, or an archive of `docker save`.
     Push(Box<PushFlags>),
+    /// Lists, explains and removes what --cache keeps.
+    #[command(subcommand)]
+    Cache(Box<CacheCommand>),
 }
 
 #[derive(Debug, clap::Args)]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::ArgAction::Append;
 
+use super::PullFlags;
 use crate::cli::gobool::GoBool;
 use crate::report::{LogFormat, Verbosity};
 
@@ -45,41 +46,8 @@ pub(in crate::cli) struct WarmerFlags {
     #[arg(long, alias = "customPlatform", value_name = "PLATFORM")]
     pub(in crate::cli) custom_platform: Option<String>,
 
-    /// Pulls by plain HTTP.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
-    pub(in crate::cli) insecure_pull: GoBool,
-
-    /// Speaks plain HTTP with this registry; repeat for several.
-    #[arg(long, value_name = "HOST", action = Append)]
-    pub(in crate::cli) insecure_registry: Vec<String>,
-
-    /// Does not verify the certificates of registries.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
-    pub(in crate::cli) skip_tls_verify_pull: GoBool,
-
-    /// Does not verify the certificate of this registry; repeat for several.
-    #[arg(long, value_name = "HOST", action = Append)]
-    pub(in crate::cli) skip_tls_verify_registry: Vec<String>,
-
-    /// A certificate authority for one registry: HOST=FILE (PEM); repeat for several.
-    #[arg(long, value_name = "HOST=FILE", action = Append)]
-    pub(in crate::cli) registry_certificate: Vec<String>,
-
-    /// A client certificate for one registry: HOST=CERTIFICATE,KEY (PEM files); repeat for several.
-    #[arg(long, value_name = "HOST=FILE,FILE", action = Append)]
-    pub(in crate::cli) registry_client_cert: Vec<String>,
-
-    /// Pulls from here before Docker Hub; repeat for several, in order.
-    #[arg(long, value_name = "HOST[/PREFIX]", action = Append)]
-    pub(in crate::cli) registry_mirror: Vec<String>,
-
-    /// Pulls from elsewhere before a registry: REGISTRY=HOST[/PREFIX], several joined by ';'.
-    #[arg(long, value_name = "REGISTRY=HOST", action = Append)]
-    pub(in crate::cli) registry_map: Vec<String>,
-
-    /// Fails when all mirrors and maps of a registry fail, instead of asking the registry itself.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
-    pub(in crate::cli) skip_default_registry_fallback: GoBool,
+    #[command(flatten)]
+    pub(in crate::cli) pulls: PullFlags,
 
     /// Which log lines to show: panic, fatal, error, warn, info, debug, trace.
     #[arg(short = 'v', long, value_name = "LEVEL", default_value = "info")]

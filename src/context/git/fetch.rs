@@ -21,6 +21,7 @@ use super::Session;
 use super::source::{GitSource, History, Scheme};
 use super::web::{Problem, Problems, Web};
 use crate::dockerfile::is_commit;
+use crate::registry::causes;
 
 /// The port of `git://`.
 const DAEMON_PORT: u16 = 9418;
@@ -83,20 +84,7 @@ impl FetchError {
 }
 
 pub(super) fn other(error: &gix::Error) -> FetchError {
-    FetchError::Other(chain(error))
-}
-
-fn chain(error: &gix::Error) -> String {
-    let mut told = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if !told.contains(&text) {
-            told = format!("{told}: {text}");
-        }
-        next = cause.source();
-    }
-    told
+    FetchError::Other(causes(error))
 }
 
 /// A commit, and the branch that led to it.
@@ -217,7 +205,7 @@ impl Session<'_> {
             .and_then(|remote| remote.with_refspecs(specs, gix::remote::Direction::Fetch))
             .map_err(|error| match is_named(source) {
                 true => {
-                    FetchError::NoReference(format!("{:?}: {}", source.reference, chain(&error)))
+                    FetchError::NoReference(format!("{:?}: {}", source.reference, causes(&error)))
                 }
                 false => other(&error),
             })?

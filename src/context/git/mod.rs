@@ -22,10 +22,9 @@ use std::sync::atomic::AtomicBool;
 
 use tracer::Interrupt;
 
-pub use source::{GitOptions, GitSource, History, Login, Remote};
+pub use source::{GitOptions, GitSource, History, Login, Pass, Remote};
 
 use super::http::FetchSettings;
-use crate::registry::Secret;
 use crate::report::Failure;
 use fetch::FetchError;
 
@@ -41,8 +40,8 @@ pub struct GitAccess {
 impl GitAccess {
     /// What the environment says, for the host of `source`.
     #[must_use]
-    pub fn with_login(mut self, source: &GitSource, user: &str, password: &Secret) -> Self {
-        self.login = source.remote().clone().or_login(user, password).login;
+    pub fn with_login(mut self, source: &GitSource, pass: &Pass) -> Self {
+        self.login = source.remote().clone().or_login(pass).login;
         self
     }
 }

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use reqwest::Url;
 
 use super::super::http::without_credentials;
-use crate::dockerfile::{GitRef, is_commit};
+use crate::dockerfile::{GitRef, is_commit, percent_decoded};
 use crate::registry::Secret;
 
 /// How much history comes along.
@@ -124,6 +124,12 @@ impl GitSource {
         self
     }
 
+    /// Host and port of a repository that is fetched by HTTP, the port where it is not the usual one.
+    pub fn authority(&self) -> Option<String> {
+        let origin = self.remote.origin()?;
+        origin.split_once("://").map(|(_, authority)| authority.to_owned())
+    }
+
     /// The directory of the repository that is wanted; empty for all of it.
     pub fn sub_dir(&self) -> &str {
         &self.sub_dir
@@ -176,8 +182,21 @@ pub(super) enum Scheme {
 pub struct Login {
     /// Scheme, host and port.
     pub(super) origin: String,
-    pub(super) user: String,
-    pub(super) password: Secret,
+    pub(super) pass: Pass,
+}
+
+/// What the host wants to see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pass {
+    /// Basic authentication.
+    User {
+        /// Not secret, but not told either.
+        user: String,
+        /// Its password or token.
+        password: Secret,
+    },
+    /// The value of the `Authorization` header.
+    Header(Secret),
 }
 
 /// A repository's URL, its login apart.
@@ -215,12 +234,10 @@ impl Remote {
     }
 
     /// The same with a login, if it has none of its own.
-    pub(super) fn or_login(mut self, user: &str, password: &Secret) -> Self {
+    pub(super) fn or_login(mut self, pass: &Pass) -> Self {
         let origin = self.origin();
-        self.login = self.login.or_else(|| {
-            let (user, password) = (user.to_owned(), password.clone());
-            origin.map(|origin| Login { origin, user, password })
-        });
+        self.login =
+            self.login.or_else(|| origin.map(|origin| Login { origin, pass: pass.clone() }));
         self
     }
 
@@ -272,7 +289,7 @@ impl Remote {
 impl Login {
     fn of(url: &Url) -> Option<Self> {
         let part = |text: &str| {
-            let bytes = super::super::http::unescaped(text.as_bytes());
+            let bytes = percent_decoded(text.as_bytes());
             String::from_utf8_lossy(&bytes).into_owned()
         };
         let user = part(url.username());
@@ -281,7 +298,7 @@ impl Login {
             return None;
         }
         let origin = url.origin().ascii_serialization();
-        Some(Self { origin, user, password: Secret::new(password) })
+        Some(Self { origin, pass: Pass::User { user, password: Secret::new(password) } })
     }
 }
 
@@ -333,9 +350,8 @@ mod tests {
 
     #[test]
     fn a_login_goes_to_its_origin_only() {
-        let secret = Secret::new("secret");
-        let parent =
-            Remote::parse("https://h:8443/group/r.git").expect("a URL").or_login("me", &secret);
+        let pass = Pass::User { user: "me".to_owned(), password: Secret::new("secret") };
+        let parent = Remote::parse("https://h:8443/group/r.git").expect("a URL").or_login(&pass);
         assert!(!format!("{parent:?} {parent}").contains("secret"));
         for (text, url, logs_in) in [
             ("../s.git", "https://h:8443/group/s.git", true),
@@ -350,7 +366,7 @@ mod tests {
         ] {
             let found = parent.submodule(text).expect(text);
             assert_eq!(found.url, url, "{text}");
-            let login = found.login.filter(|login| login.password == secret);
+            let login = found.login.filter(|login| login.pass == pass);
             let own = text.contains("@evil");
             assert_eq!(login.is_some(), logs_in && !own, "{text}");
         }

@@ -16,9 +16,10 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use tokio::runtime::Runtime;
 use tracer::Interrupt;
 
-use super::super::http::{FetchSettings, Redirects, becomes_true, causes, client_with};
+use super::super::http::{FetchSettings, Redirects, becomes_true, client_with};
 use super::super::progress::Progress;
-use super::source::{Login, Remote};
+use super::source::{Login, Pass, Remote};
+use crate::registry::causes;
 
 /// What a server answered instead of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +91,12 @@ impl Wire {
         }
         let origin = Url::parse(url).ok().map(|url| url.origin().ascii_serialization());
         match self.login.as_ref().filter(|login| Some(&login.origin) == origin.as_ref()) {
-            Some(login) => request.basic_auth(&login.user, Some(login.password.expose())),
+            Some(Login { pass: Pass::User { user, password }, .. }) => {
+                request.basic_auth(user, Some(password.expose()))
+            }
+            Some(Login { pass: Pass::Header(value), .. }) => {
+                request.header(reqwest::header::AUTHORIZATION, value.expose())
+            }
             None => request,
         }
     }

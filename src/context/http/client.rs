@@ -1,11 +1,36 @@
 //! The HTTP client of contexts and of ADD: proxies, certificates, redirects, and what may be told.
 
+use std::fmt;
+use std::sync::Arc;
+
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Certificate, Client, NoProxy, Proxy, Url, redirect};
 
 use super::FetchSettings;
+use crate::registry::causes;
 
 /// How many redirects are followed.
 const MOST_REDIRECTS: usize = 10;
+
+/// The roots of trust, taken once: a base image that is unpacked over those of the system in place
+/// does not decide whom the executor believes.
+#[derive(Clone, Default)]
+pub struct Roots(Arc<[Certificate]>);
+
+impl Roots {
+    /// Those of the system.
+    #[must_use]
+    pub fn of_system() -> Self {
+        let found = rustls_native_certs::load_native_certs();
+        Self(found.certs.iter().filter_map(|it| Certificate::from_der(it).ok()).collect())
+    }
+}
+
+impl fmt::Debug for Roots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} certificates", self.0.len())
+    }
+}
 
 /// What a client does with redirects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,14 +56,21 @@ pub(in crate::context) fn client_with(
         Redirects::Followed => redirect::Policy::custom(follow),
         Redirects::Refused => redirect::Policy::none(),
     };
-    let found = rustls_native_certs::load_native_certs();
-    let roots = found.certs.iter().filter_map(|it| Certificate::from_der(it).ok());
+    let mut headers = HeaderMap::new();
+    if let Some(authorization) = &settings.authorization {
+        let value = HeaderValue::from_str(authorization.expose());
+        let mut value =
+            value.map_err(|_| "the secret is no header: it has a line end".to_owned())?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
     let mut builder = Client::builder()
         .user_agent(&settings.user_agent)
+        .default_headers(headers)
         .redirect(policy)
         .connect_timeout(settings.connect)
         .read_timeout(settings.idle)
-        .tls_certs_only(roots)
+        .tls_certs_only(settings.roots.0.iter().cloned())
         .tls_danger_accept_invalid_certs(insecure)
         .no_proxy();
     let except = settings.no_proxy.as_deref().and_then(NoProxy::from_string);
@@ -70,6 +102,11 @@ fn is_downgrade(from: &Url, to: &Url) -> bool {
     from.scheme() == "https" && to.scheme() != "https"
 }
 
+/// The host of a URL, without its port.
+pub fn host(url: &str) -> Option<String> {
+    Url::parse(url).ok()?.host_str().map(str::to_owned)
+}
+
 /// A URL as it may be shown: without user, password and query.
 pub fn without_credentials(url: &str) -> String {
     let Ok(mut parsed) = Url::parse(url) else { return "the URL".to_owned() };
@@ -78,20 +115,6 @@ pub fn without_credentials(url: &str) -> String {
     let _ = parsed.set_password(None);
     parsed.set_query(None);
     parsed.to_string()
-}
-
-/// An error with all its causes in one line.
-pub(in crate::context) fn causes(error: &dyn std::error::Error) -> String {
-    let mut told = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if !told.contains(&text) {
-            told = format!("{told}: {text}");
-        }
-        next = cause.source();
-    }
-    told
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAS
 use reqwest::header::{RANGE, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode, Url};
 
-use super::client::causes;
 use super::{FetchError, FetchSettings, without_credentials};
+use crate::registry::causes;
 
 /// The longest that a server's `Retry-After` is obeyed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);

@@ -90,7 +90,8 @@ pub(super) struct State {
     /// Where tokens are had.
     pub(super) realm: String,
     pub(super) seen: Vec<Seen>,
-    upload: Vec<u8>,
+    /// What came so far, by session: uploads go on beside each other.
+    uploads: HashMap<String, Vec<u8>>,
     held: Vec<TcpStream>,
 }
 
@@ -258,16 +259,21 @@ fn properly(state: &mut State, seen: &Seen) -> Answer {
             None => Answer::status(404).body(br#"{"errors":[{"code":"UNKNOWN"}]}"#),
         },
         "POST" => {
-            state.upload.clear();
-            Answer::status(202).with("Location", "/v2/a/blobs/uploads/1?_state=x")
+            let session = format!("x{}", state.uploads.len());
+            let location = format!("/v2/a/blobs/uploads/1?_state={session}");
+            state.uploads.insert(session, Vec::new());
+            Answer::status(202).with("Location", &location)
         }
         "PATCH" => {
-            state.upload.extend(&seen.body);
-            Answer::status(202).with("Location", "/v2/a/blobs/uploads/1?_state=y")
+            let session = session(seen);
+            let location = format!("/v2/a/blobs/uploads/1?_state={session}");
+            state.uploads.entry(session).or_default().extend(&seen.body);
+            Answer::status(202).with("Location", &location)
         }
         "PUT" if key.starts_with("blobs/uploads/") => {
-            state.upload.extend(&seen.body);
-            let blob = std::mem::take(&mut state.upload);
+            let blob = state.uploads.entry(session(seen)).or_default();
+            blob.extend(&seen.body);
+            let blob = std::mem::take(blob);
             let digest = Digest::of(&blob);
             let promised = seen.path.rsplit("digest=").next().unwrap().replace("%3A", ":");
             assert_eq!(digest.to_string(), promised);
@@ -281,6 +287,12 @@ fn properly(state: &mut State, seen: &Seen) -> Answer {
         }
         _ => Answer::status(204),
     }
+}
+
+/// Which upload a request goes on with.
+fn session(seen: &Seen) -> String {
+    let state = seen.path.split("_state=").nth(1).unwrap_or_default();
+    state.split('&').next().unwrap_or_default().to_owned()
 }
 
 fn ranged(seen: &Seen, media_type: &str, bytes: &[u8]) -> Answer {

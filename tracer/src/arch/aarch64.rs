@@ -2,14 +2,14 @@
 
 use super::Follow::{Always, Never, UnlessFlag, UnlessFlagOrNull};
 use super::{
-    Abi, LINK_AT, REFUSED, RENAME_AT, SUBVOLUME_IOCTLS, Shape, call, path, path_at,
+    Abi, BLINDING_IOCTLS, CLONE3, IO_URING_SETUP, LINK_AT, RENAME_AT, Shape, call, path, path_at,
     with_shared_calls,
 };
 
 /// `AUDIT_ARCH_AARCH64`.
 pub(crate) static ABI: Abi = Abi {
     audit_arch: 0xc000_00b7,
-    refused: REFUSED,
+    refused: &[282, IO_URING_SETUP, CLONE3],
     seccomp: 277,
     calls: with_shared_calls![
         call(5, "setxattr", path(0, Always)),
@@ -18,7 +18,7 @@ pub(crate) static ABI: Abi = Abi {
         call(14, "removexattr", path(0, Always)),
         call(15, "lremovexattr", path(0, Never)),
         call(16, "fremovexattr", Shape::Fd(0)),
-        call(29, "ioctl", Shape::BlindIfOneOf(1, SUBVOLUME_IOCTLS)),
+        call(29, "ioctl", Shape::BlindIfOneOf(1, BLINDING_IOCTLS)),
         call(33, "mknodat", path_at(0, Never)),
         call(34, "mkdirat", path_at(0, Never)),
         call(35, "unlinkat", Shape::Entry { at: Some(0), path: 1 }),

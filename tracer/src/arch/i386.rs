@@ -3,14 +3,14 @@
 
 use super::Follow::{Always, AlwaysOrNull, Never, UnlessFlag, UnlessFlagOrNull};
 use super::{
-    Abi, LINK_AT, REFUSED, RENAME_AT, SUBVOLUME_IOCTLS, Shape, call, path, path_at,
+    Abi, BLINDING_IOCTLS, CLONE3, IO_URING_SETUP, LINK_AT, RENAME_AT, Shape, call, path, path_at,
     with_shared_calls,
 };
 
 /// `AUDIT_ARCH_I386`.
 pub(crate) static ABI: Abi = Abi {
     audit_arch: 0x4000_0003,
-    refused: REFUSED,
+    refused: &[374, IO_URING_SETUP, CLONE3],
     seccomp: 354,
     calls: with_shared_calls![
         call(5, "open", Shape::Open { at: None, path: 0, flags: 1 }),
@@ -29,7 +29,7 @@ pub(crate) static ABI: Abi = Abi {
         call(40, "rmdir", Shape::Entry { at: None, path: 0 }),
         call(51, "acct", Shape::Blind),
         call(52, "umount2", Shape::Blind),
-        call(54, "ioctl", Shape::BlindIfOneOf(1, SUBVOLUME_IOCTLS)),
+        call(54, "ioctl", Shape::BlindIfOneOf(1, BLINDING_IOCTLS)),
         call(61, "chroot", Shape::Chroot),
         call(83, "symlink", Shape::Entry { at: None, path: 1 }),
         call(87, "swapon", Shape::Blind),

@@ -36,7 +36,9 @@ pub(crate) struct Abi {
     pub(crate) calls: &'static [Call],
     /// Calls that are refused with ENOSYS, as by a kernel without them:
     /// io_uring works behind a filter's back; clone3 hides its flags in
-    /// memory, and every C library falls back to clone.
+    /// memory, and every C library falls back to clone; to read a name from a
+    /// page that userfaultfd has a thread of the command supply would be to
+    /// wait for a thread that waits for us.
     pub(crate) refused: &'static [u32],
     /// seccomp(2): refused with EINVAL when it asks for a listener, whose
     /// answers would outrank ours.
@@ -106,9 +108,10 @@ pub(crate) enum Follow {
 }
 
 /// btrfs: create or destroy a subvolume or snapshot, through a directory that
-/// is open for reading.
-pub(crate) const SUBVOLUME_IOCTLS: &[u32] =
-    &[0x5000_9401, 0x5000_940e, 0x5000_940f, 0x5000_9417, 0x5000_9418, 0x5000_943f];
+/// is open for reading. And `USERFAULTFD_IOC_NEW`, the other way to
+/// userfaultfd: from there on no name is read.
+pub(crate) const BLINDING_IOCTLS: &[u32] =
+    &[0x5000_9401, 0x5000_940e, 0x5000_940f, 0x5000_9417, 0x5000_9418, 0x5000_943f, 0xaa00];
 
 /// `PTRACE_TRACEME`, `PTRACE_ATTACH` and `PTRACE_SEIZE`.
 pub(crate) const TRACE_REQUESTS: &[u32] = &[0, 16, 0x4206];
@@ -157,5 +160,6 @@ macro_rules! with_shared_calls {
 }
 use with_shared_calls;
 
-/// io_uring_setup and clone3, shared by all.
-pub(crate) const REFUSED: &[u32] = &[425, 435];
+/// Refused, with the same number everywhere.
+pub(crate) const IO_URING_SETUP: u32 = 425;
+pub(crate) const CLONE3: u32 = 435;

@@ -75,6 +75,11 @@ pub(crate) fn seize(tid: i32, options: i32) -> Result<(), Errno> {
     ptrace(libc::PTRACE_SEIZE, tid, 0, options.unsigned_abs() as usize).map(drop)
 }
 
+/// Sets the options of a stopped tracee, and of what it starts from now on.
+pub(crate) fn set_options(tid: i32, options: i32) -> Result<(), Errno> {
+    ptrace(libc::PTRACE_SETOPTIONS, tid, 0, options.unsigned_abs() as usize).map(drop)
+}
+
 /// How a stopped tracee goes on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Go {
@@ -138,6 +143,11 @@ pub(crate) fn stopped_call(tid: i32) -> Result<Option<StoppedCall>, Errno> {
         number: info.number,
         args: info.args,
     }))
+}
+
+/// Where the instruction is that a tracee is stopped after.
+pub(crate) fn instruction(tid: i32) -> Result<u64, Errno> {
+    syscall_info(tid).map(|info| info.ip)
 }
 
 fn syscall_info(tid: i32) -> Result<SyscallInfo, Errno> {

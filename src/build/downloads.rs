@@ -1,0 +1,48 @@
+//! Files of the web on this machine, each fetched once for a build.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use tracer::Interrupt;
+
+use super::Order;
+use super::work::WorkDir;
+use crate::context::http;
+use crate::report::{Explain as _, Failure};
+
+/// A file of the web.
+pub(super) struct Download {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) fetched: http::Fetched,
+}
+
+/// Those that were fetched, by URL.
+#[derive(Default)]
+pub(super) struct Downloads(RefCell<HashMap<String, Rc<Download>>>);
+
+impl Downloads {
+    /// The file of this URL.
+    pub(super) fn fetch(
+        &self,
+        url: &str,
+        order: &Order,
+        work: &WorkDir,
+        interrupt: &Interrupt,
+    ) -> Result<Rc<Download>, Failure> {
+        if let Some(known) = self.0.borrow().get(url) {
+            return Ok(Rc::clone(known));
+        }
+        let dir = tempfile::tempdir_in(work.scratch())
+            .could_not(|| "make a directory for what is fetched".to_owned())?;
+        let shown = http::without_credentials(url);
+        tracing::info!("Fetching {shown}");
+        let file = dir.path().join("file");
+        let settings = order.mounts.fetching(url, &order.access.fetch)?;
+        let fetched = http::fetch(url, &file, &settings, || interrupt.is_triggered())
+            .map_err(|error| error.while_doing("add"))?;
+        let download = Rc::new(Download { dir, fetched });
+        self.0.borrow_mut().insert(url.to_owned(), Rc::clone(&download));
+        Ok(download)
+    }
+}
