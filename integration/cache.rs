@@ -412,3 +412,67 @@ fn a_dry_run_tells_keys_inputs_hits_and_misses() {
     let (told, _) = planned(&store, |it| it.flag("--cache-copy-layers=false"));
     assert_eq!(told[1], "not cached: the flags say that it is not to be cached");
 }
+
+/// A stage that makes the same of sources that differ in their comments, and what copies from it.
+const IDENTICAL: &str = "FROM busybox AS build
+COPY main.c /src/
+RUN grep -v comment /src/main.c > /made; mkdir /d && cp /made /d/two && ln -s two /d/link
+FROM busybox AS mid
+COPY --from=build /made /app/
+RUN cat /app/made > /final && cat /proc/sys/kernel/random/uuid > /id
+COPY --from=build --chown=3:4 /d /d/
+FROM mid
+RUN cat /final /d/link /id > /last
+";
+
+/// The steps of [`IDENTICAL`] that come after its first stage.
+const AFTER: usize = 4;
+
+#[test]
+fn a_stage_that_is_built_again_and_made_the_same_keeps_what_follows() {
+    for place in PLACES {
+        let store = Store::new();
+        let build = |source: &str| {
+            let build = on_busybox(place, IDENTICAL).file("main.c", source);
+            store.used_by(build).run().succeeded()
+        };
+        let cold = build("int x;\n// comment 1\n");
+        lacks(&cold, "by its content");
+        let again = build("int x;\n// comment 2\n");
+        assert_eq!(count(&again, "by its content"), AFTER, "{place:?} {}", again.log);
+        // The base of the stage that is executed is unpacked, and no other.
+        assert_eq!(count(&again, "Unpacking rootfs"), 1, "{place:?} {}", again.log);
+        assert_eq!(digests(&again.image()), digests(&cold.image()), "{place:?}");
+
+        // The next time all is known ahead.
+        let known = build("int x;\n// comment 2\n");
+        says(&known, "Stage build is not needed");
+        assert_eq!((count(&known, "Cached: "), count(&known, "by its content")), (AFTER, 0));
+        assert_eq!(digests(&known.image()), digests(&cold.image()), "{place:?}");
+
+        let other = build("int y;\n");
+        assert_eq!(count(&other, "Cached: "), 0, "{place:?} {}", other.log);
+        let tree = other.image().tree();
+        assert!(tree["/last"].to_string().contains("int y;"), "{place:?}");
+        let fresh = on_busybox(place, IDENTICAL).file("main.c", "int y;\n").image().tree();
+        assert_eq!(tree["/d/two"].to_string(), fresh["/d/two"].to_string(), "{place:?}");
+    }
+}
+
+#[test]
+fn what_is_found_by_content_is_never_of_another_execution() {
+    let store = Store::new();
+    let build = |source: &str| {
+        let build = on_busybox(Place::Host, IDENTICAL).file("main.c", source);
+        store.used_by(build).run().succeeded()
+    };
+    build("int x;\n// comment 1\n");
+    // Its command runs again, and makes another ID: the copy before it is found, what follows is not.
+    fs::remove_file(store.entry("RUN cat /app/made").0).expect("removed");
+    let ended = build("int x;\n// comment 2\n");
+    assert_eq!(count(&ended, "by its content"), 1, "{}", ended.log);
+    let tree = ended.image().tree();
+    let shown = |path: &str| tree[path].to_string();
+    let id = shown("/id").split('"').nth(1).map(str::to_owned).expect("its text");
+    assert!(shown("/last").contains(&id), "{} in {}", id, shown("/last"));
+}

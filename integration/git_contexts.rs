@@ -423,3 +423,29 @@ fn add_logs_in_with_secrets_of_the_build() {
     // A token is the password of a user that hosts of repositories know by this name.
     assert!(server.requests().contains("x-access-token"), "{}", server.requests());
 }
+
+#[test]
+fn by_https_the_certificate_is_checked() {
+    let project = Project::new();
+    let server = Server::tls(project.dir(), Login::Basic);
+    let url = format!("git://{}/app.git", server.address());
+    let told = |build: Build| {
+        let build = build.variable("GIT_USERNAME", USER).variable("GIT_PASSWORD", PASSWORD);
+        build.flags(["--verbosity=trace"]).flag(format!("--context={url}")).run()
+    };
+    for trusted in [
+        build(Place::Host)
+            .bring("roots", server.authority())
+            .variable("SSL_CERT_FILE", "{roots}")
+            .flag("--git=single-branch=true"),
+        build(Place::Host).flag("--git=insecure-skip-tls=true"),
+    ] {
+        let ended = told(trusted).succeeded();
+        assert_eq!(version(&ended.image().tree()), "2");
+        assert!(!ended.log.contains(PASSWORD), "{}", ended.log);
+    }
+    let before = server.requests();
+    let refused = told(build(Place::Host));
+    refused.refused(1, &[server.address(), "certificate"]);
+    assert_eq!(server.requests(), before, "nothing was asked of a server that nobody vouches for");
+}

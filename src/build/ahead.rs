@@ -12,7 +12,7 @@ use super::needs::{Need, need, touches_root};
 use crate::cache::{Cache, Entry, Lineage, Miss, Record};
 use crate::dockerfile::Instruction;
 use crate::image::Platform;
-use crate::plan::{Base, Key, Plan, PlannedStage};
+use crate::plan::{Base, CopyStep, Inputs, Key, Plan, PlannedStage};
 
 /// A step of a stage: the number of the stage, and its place there.
 pub(super) type Place = (usize, usize);
@@ -20,27 +20,25 @@ pub(super) type Place = (usize, usize);
 /// What is known of a step before it is its turn.
 pub(super) struct Keyed {
     pub(super) key: Key,
+    /// The key of what came before it.
+    pub(super) before: Key,
+    pub(super) inputs: Inputs,
     /// Whether its layer is cached.
     pub(super) cached: bool,
     pub(super) record: Record,
     /// The stages that it takes files from.
-    sources: Vec<usize>,
-    fate: Fate,
+    pub(super) sources: Vec<usize>,
+    /// Of a COPY whose files come from a stage or an image.
+    pub(super) copied: Option<CopyStep>,
+    pub(super) fate: Fate,
 }
 
 impl Keyed {
-    pub(super) fn new(key: Key, cached: bool, record: Record, sources: Vec<usize>) -> Self {
-        Self { key, cached, record, sources, fate: Fate::Open }
-    }
-
-    pub(super) fn fate(&self) -> Fate {
-        self.fate
-    }
-
     /// In words, why there is no layer for it to take.
     pub(super) fn why(&self, miss: Miss, cache: &Cache<'_>, platform: &Platform) -> String {
         match miss {
             Miss::Expired(created) => format!("it expired, it is of {created}"),
+            Miss::Other => "an earlier command had another outcome".to_owned(),
             Miss::Unusable(why) => why,
             Miss::Absent => self.why_absent(cache, platform),
         }
@@ -82,6 +80,8 @@ pub(super) struct Ahead {
     trees: BTreeMap<usize, Option<usize>>,
     /// Lineages of stages at their ends, where known.
     lineages: HashMap<usize, Lineage>,
+    /// Keys by the content of what is copied, of the stage that is built and those before it.
+    by_content: HashMap<Place, Key>,
 }
 
 impl Ahead {
@@ -93,7 +93,13 @@ impl Ahead {
         };
         let needs = plan.stages.iter().filter(|stage| need(plan, stage) != Need::Nothing);
         let trees = needs.map(|stage| (stage.number, first(stage))).collect();
-        Self { steps: HashMap::new(), wanted, trees, lineages: HashMap::new() }
+        Self {
+            steps: HashMap::new(),
+            wanted,
+            trees,
+            lineages: HashMap::new(),
+            by_content: HashMap::new(),
+        }
     }
 
     pub(super) fn step(&self, stage: usize, number: usize) -> Option<&Keyed> {
@@ -115,6 +121,21 @@ impl Ahead {
         self.trees.get(&stage).copied().flatten()
     }
 
+    /// The key of a step by the content of what is copied, where that differs from the other and is known.
+    pub(super) fn by_content(&self, stage: usize, number: usize) -> Option<Key> {
+        self.by_content.get(&(stage, number)).copied()
+    }
+
+    /// Takes in what was found out about a stage at its beginning: further keys, and the first step that is not
+    /// sure to hit.
+    pub(super) fn know(&mut self, stage: usize, keys: HashMap<Place, Key>, open: Option<usize>) {
+        self.by_content.extend(keys);
+        match open {
+            None => self.trees.remove(&stage),
+            Some(_) => self.trees.insert(stage, open),
+        };
+    }
+
     /// The lineage at the end of a stage that was not built.
     pub(super) fn lineage(&self, stage: usize) -> Option<Lineage> {
         self.lineages.get(&stage).copied()
@@ -129,6 +150,7 @@ impl Ahead {
             wanted: BTreeSet::new(),
             trees: BTreeMap::new(),
             lineages: HashMap::new(),
+            by_content: HashMap::new(),
         };
         let cached: Vec<Key> =
             ahead.steps.values().filter(|step| step.cached).map(|step| step.key).collect();
@@ -223,7 +245,7 @@ impl Ahead {
 }
 
 /// The entry of a step, if it is sure to be used.
-fn sure(step: &Keyed, cache: &Cache<'_>, lineage: Option<Lineage>) -> Option<Entry> {
+pub(super) fn sure(step: &Keyed, cache: &Cache<'_>, lineage: Option<Lineage>) -> Option<Entry> {
     let entry = cache.found(step.key).ok().filter(|_| step.cached)?;
     (Some(entry.before) == lineage).then_some(entry)
 }

@@ -6,17 +6,19 @@
 
 use std::path::Path;
 
+use super::ahead::Keyed;
+use super::by_content::ByContent;
 use super::keys::sources_of;
 use super::stage::{Finished, Fold, Stages};
 use super::tree::move_tree;
-use crate::cache::{Lineage, Made, Miss};
+use crate::cache::{Cache, Entry, Lineage, Made, Miss};
 use crate::image::ImageLayer;
-use crate::plan::{Action, PlannedStage};
+use crate::plan::{Action, Key, PlannedStage};
 use crate::report::{Explain as _, Failure, bytes};
 use crate::rootfs::{Isolation, Rootfs};
 
 impl Stages<'_, '_> {
-    /// The layer of a step, if it is cached; what it depends on besides is in the lineage from then on.
+    /// The layer of a step, if it is cached; what it depends on besides is in the lineages from then on.
     pub(super) fn cached_layer(
         &mut self,
         stage: &PlannedStage<'_>,
@@ -25,28 +27,47 @@ impl Stages<'_, '_> {
         fold: &mut Fold,
     ) -> Option<ImageLayer> {
         let cache = self.builder.cache?;
-        for source in sources_of(action) {
-            let finished = self.finished.get(&source).map(|finished| finished.lineage);
-            let lineage = finished.or_else(|| self.ahead.lineage(source));
-            fold.lineage = fold.lineage.with(lineage.unwrap_or_else(Lineage::start));
-        }
+        self.enter(stage, number, action, fold);
         let step = self.ahead.step(stage.number, number).filter(|step| step.cached)?;
-        let miss = match cache.found(step.key) {
-            Ok(entry) if entry.before == fold.lineage => {
-                let mut layer = entry.layer.clone();
-                let format = layer.compression().and_then(|it| fold.image.flavor().layer(it));
-                if let Some(format) = format {
-                    format.clone_into(&mut layer.descriptor.media_type);
+        let flavor = fold.image.flavor();
+        let formatted = |entry: &Entry| {
+            let mut layer = entry.layer.clone();
+            flavor.layer(layer.compression()?)?.clone_into(&mut layer.descriptor.media_type);
+            Some(layer)
+        };
+        let own =
+            self.ahead.by_content(stage.number, number).and_then(|key| match fold.by_content {
+                ByContent::Own(known, before) if known == key => Some((key, before)),
+                ByContent::Own(..) | ByContent::Same | ByContent::Unknown => None,
+            });
+        let by_name = cache.found(step.key).and_then(|entry| {
+            if entry.before == fold.lineage { Ok(entry) } else { Err(Miss::Other) }
+        });
+        let by_content = || {
+            let (key, before) = own?;
+            cache.found(key).ok().filter(|entry| entry.before == before)
+        };
+        let (found, how) = match by_name {
+            Ok(entry) => (Ok(entry), ""),
+            Err(miss) => (by_content().ok_or(miss), ", by its content"),
+        };
+        let miss = match found {
+            Ok(entry) => match formatted(&entry) {
+                Some(layer) => {
                     cache.take(&entry);
+                    if !how.is_empty() {
+                        self.rename(cache, stage, (step, own), &entry, fold);
+                    }
                     if matches!(action, Action::Run(_)) {
                         fold.lineage = fold.lineage.after(entry.outcome);
+                        fold.by_content = fold.by_content.after(entry.outcome);
                     }
-                    tracing::info!("Cached: {} of {}", bytes(layer.descriptor.size), entry.created);
+                    let size = bytes(layer.descriptor.size);
+                    tracing::info!("Cached: {size} of {}{how}", entry.created);
                     return Some(layer);
                 }
-                "its layer has no type in this image".to_owned()
-            }
-            Ok(_) => "an earlier command had another outcome".to_owned(),
+                None => "its layer has no type in this image".to_owned(),
+            },
             // It has other inputs by that.
             Err(Miss::Absent) if fold.missed => "an earlier step missed".to_owned(),
             Err(miss) => step.why(miss, cache, &stage.platform),
@@ -56,7 +77,45 @@ impl Stages<'_, '_> {
         None
     }
 
-    /// Writes what a step made to the cache, and takes it into the lineage.
+    /// Takes into the lineages what a step depends on besides what came before it.
+    fn enter(&self, stage: &PlannedStage<'_>, number: usize, action: &Action, fold: &mut Fold) {
+        let before = fold.lineage;
+        for source in sources_of(action) {
+            let lineage = self.lineage_of(source).unwrap_or_else(Lineage::start);
+            fold.lineage = fold.lineage.with(lineage);
+        }
+        let Some(step) = self.ahead.step(stage.number, number) else {
+            fold.by_content = ByContent::Unknown;
+            return;
+        };
+        let is_run = matches!(action, Action::Run(_));
+        let lineage = self.content_lineage(fold.by_content, Some(before), step, is_run);
+        let key = self.ahead.by_content(stage.number, number).zip(lineage);
+        fold.by_content = fold.by_content.next(key, step.copied.is_some());
+    }
+
+    /// Lets an entry that was found by content be found at once the next time.
+    fn rename(
+        &self,
+        cache: &Cache<'_>,
+        stage: &PlannedStage<'_>,
+        (step, by_content): (&Keyed, Option<(Key, Lineage)>),
+        entry: &Entry,
+        fold: &Fold,
+    ) {
+        let made = Made {
+            key: step.key,
+            before: fold.lineage,
+            by_content,
+            created: entry.created_seconds,
+            outcome: entry.outcome,
+            layer: &entry.layer,
+            record: step.record.clone(),
+        };
+        cache.put(&made, &stage.platform);
+    }
+
+    /// Writes what a step made to the cache, and takes it into the lineages.
     pub(super) fn keep_in_cache(
         &self,
         stage: &PlannedStage<'_>,
@@ -67,12 +126,20 @@ impl Stages<'_, '_> {
     ) {
         let (Some(cache), Some(outcome)) = (self.builder.cache, fold.made.take()) else { return };
         if let Some(step) = self.ahead.step(stage.number, number).filter(|step| step.cached) {
+            let by_content = match fold.by_content {
+                ByContent::Own(key, before) => Some((key, before)),
+                ByContent::Same | ByContent::Unknown => None,
+            };
             let (before, record) = (fold.lineage, step.record.clone());
-            let made = Made { key: step.key, before, outcome, layer, record };
-            cache.put(&made, &stage.platform);
+            let (key, created) = (step.key, cache.settings().now);
+            cache.put(
+                &Made { key, before, by_content, created, outcome, layer, record },
+                &stage.platform,
+            );
         }
         if matches!(action, Action::Run(_)) {
             fold.lineage = fold.lineage.after(outcome);
+            fold.by_content = fold.by_content.after(outcome);
         }
     }
 

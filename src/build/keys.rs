@@ -6,7 +6,7 @@ use snapshot::Timestamp;
 use tracer::Interrupt;
 
 use super::Order;
-use super::ahead::{Keyed, Place};
+use super::ahead::{Fate, Keyed, Place};
 use super::copy_step::context_sources;
 use super::downloads::Downloads;
 use super::images::{Images, NamedContext};
@@ -21,7 +21,7 @@ use crate::plan::{
     Action, Arguments, Base, BaseImages as _, CopySource, CopyStep, Input, Inputs, Key, Origin,
     Plan, PlannedStage, RunMount, RunStep, Scope, Step, key, step,
 };
-use crate::step::{SourceTree, contents, contents_of};
+use crate::step::{SourceTree, Wanted, contents, contents_of};
 
 /// What keys are computed from.
 pub(super) struct Keys<'a> {
@@ -99,7 +99,7 @@ impl Keys<'_> {
             let cached = is_cached(&ready.action, cache);
             let label = shown(&ready.text);
             let place = self.place_of(stage, instruction);
-            since.push((String::new(), inputs));
+            since.push((String::new(), inputs.clone()));
             let record = Record::new(&label, &place, &since);
             if cached {
                 since.clear();
@@ -107,7 +107,12 @@ impl Keys<'_> {
                 *prefix = format!("{label}: ");
             }
             let sources = sources_of(&ready.action);
-            let keyed = Keyed::new(key, cached, record, sources);
+            let copied = match &ready.action {
+                Action::Copy(copy) if self.is_elsewhere(&copy.from) => Some(copy.clone()),
+                Action::Copy(_) | Action::Run(_) | Action::Workdir(_) | Action::Configure => None,
+            };
+            let fate = Fate::Open;
+            let keyed = Keyed { key, before, inputs, cached, record, sources, copied, fate };
             steps.insert((stage.number, number), keyed);
         }
         point
@@ -139,6 +144,31 @@ impl Keys<'_> {
         };
         point.config.config.on_build.clear();
         point
+    }
+
+    /// Whether files come from a stage or an image.
+    fn is_elsewhere(&self, from: &Origin) -> bool {
+        match from {
+            Origin::Context => false,
+            Origin::Stage(_) | Origin::Image(_) => true,
+            Origin::Named(name) => !matches!(self.images.named(name), Some(NamedContext::Dir(_))),
+        }
+    }
+
+    /// The inputs of a COPY from a tree that is there now; nothing where they cannot be read.
+    pub(super) fn of_copied(&self, copy: &CopyStep, sources: &SourceTree<'_>) -> Option<Inputs> {
+        let mut content = vec![key::copied()];
+        content.extend(self.content_in(copy, sources)?);
+        for source in &copy.sources {
+            match source {
+                CopySource::Path(_) => {}
+                CopySource::Inline(name, body) => content.push(key::inline(name, body)),
+                CopySource::Git(_) | CopySource::Url(_) => return None,
+            }
+        }
+        let mut inputs = Inputs::of_copy(copy, content);
+        self.add_rules(&mut inputs);
+        Some(inputs)
     }
 
     /// The inputs of a step; nothing where they cannot be known yet, or cannot be read.
@@ -249,18 +279,21 @@ impl Keys<'_> {
 
     /// What a COPY brings of a context.
     fn content_of(&self, copy: &CopyStep) -> Option<Vec<Input>> {
-        let sources = self.sources(&copy.from)?;
+        self.content_in(copy, &self.sources(&copy.from)?)
+    }
+
+    /// What a COPY brings of a tree.
+    fn content_in(&self, copy: &CopyStep, sources: &SourceTree<'_>) -> Option<Vec<Input>> {
         let exclude = match copy.exclude.as_slice() {
             [] => None,
             patterns => Some(Ignore::new(patterns).ok()?),
         };
-        let interrupt = self.interrupt;
-        let mut brought = Vec::new();
+        let (interrupt, mut brought) = (self.interrupt, Vec::new());
         for source in &copy.sources {
             let CopySource::Path(pattern) = source else { continue };
-            let found = contents(&sources, pattern, copy.parents, exclude.as_ref(), &|| {
-                interrupt.is_triggered()
-            });
+            let wanted =
+                Wanted { parents: copy.parents, exclude: exclude.as_ref(), latest: self.latest };
+            let found = contents(sources, pattern, wanted, &|| interrupt.is_triggered());
             match found {
                 Ok(found) => brought.extend(found),
                 Err(error) => {

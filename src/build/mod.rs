@@ -13,6 +13,7 @@
 mod add_step;
 mod ahead;
 mod builder;
+mod by_content;
 mod cached;
 mod contexts;
 mod copy_step;
@@ -33,6 +34,7 @@ mod spent;
 mod stage;
 mod tracers;
 mod tree;
+mod unpacking;
 mod verdict;
 mod work;
 
@@ -223,14 +225,14 @@ fn run(
     work: &WorkDir,
 ) -> Result<Built, Failure> {
     order.outputs.check(registry)?;
-    let contexts = contexts::named(order, registry, work, interrupt)?;
     let bases = order.cache.as_ref().and_then(|cache| cache.bases.as_ref());
-    let images = Images::new(registry, &contexts, interrupt, bases)?;
+    let mut images = Images::new(registry, order.contexts.clone(), interrupt, bases)?;
     let arguments = inspect::arguments(order, dockerfile);
     let plan = inspect::plan_of(order, dockerfile, &arguments, &images)?;
     for name in &plan.unused_arguments {
         tracing::warn!("build argument {name} was given, but nothing declares it");
     }
+    contexts::bring(order, &plan, &mut images, registry, work, interrupt)?;
     inspect::warn(order, context, dockerfile, &arguments, &plan, &images)?;
     if let Some(show) = order.show_plan {
         let file = dockerfile;

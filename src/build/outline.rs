@@ -148,12 +148,12 @@ impl Looked<'_> {
             _ if !step.cached => {
                 (Found::Uncached, "the flags say that it is not to be cached".to_owned())
             }
-            Ok(entry) if step.fate() == Fate::Hit => {
+            Ok(entry) if step.fate == Fate::Hit => {
                 let size = bytes(entry.layer.descriptor.size);
                 (Found::Hit, format!("{size} of {}", entry.created))
             }
-            Ok(_) if step.fate() == Fate::Other => {
-                (Found::Miss, "an earlier command had another outcome".to_owned())
+            Ok(_) if step.fate == Fate::Other => {
+                (Found::Miss, step.why(Miss::Other, self.cache, &stage.platform))
             }
             Ok(entry) => {
                 let created = entry.created;

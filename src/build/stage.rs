@@ -6,6 +6,7 @@ use tracer::Marks;
 
 use super::ahead::Ahead;
 use super::builder::Builder;
+use super::by_content::ByContent;
 use super::downloads::Downloads;
 use super::keys::Keys;
 use super::layers::{Gathered, flavor_for};
@@ -27,6 +28,7 @@ pub(super) struct Finished {
     /// How many layers of the image are in the tree.
     pub(super) on_disk: usize,
     pub(super) lineage: Lineage,
+    by_content: ByContent,
     /// The variables at its end, which a stage that starts from it begins with.
     scope: Scope,
 }
@@ -64,7 +66,7 @@ impl<'a, 'p> Stages<'a, 'p> {
         Ok(stages)
     }
 
-    fn keys(&self) -> Keys<'_> {
+    pub(super) fn keys(&self) -> Keys<'_> {
         let Builder { order, context, dockerfile, arguments, images, interrupt, work, .. } =
             *self.builder;
         let (latest, plan, downloads) = (self.builder.times.latest, self.plan, &self.downloads);
@@ -131,6 +133,7 @@ impl<'a, 'p> Stages<'a, 'p> {
         };
         let inherited = below.map(|below| below.scope.clone());
         let lineage = below.map_or_else(Lineage::start, |below| below.lineage);
+        let by_content = below.map_or(ByContent::Same, |below| below.by_content);
         let (arguments, globals) = (self.builder.arguments, self.builder.globals);
         let scope = inherited.unwrap_or_else(|| Scope::new(arguments, globals, &config.config.env));
         let image = image.with_config(config);
@@ -139,6 +142,7 @@ impl<'a, 'p> Stages<'a, 'p> {
             rootfs: None,
             on_disk: 0,
             lineage,
+            by_content,
             made: None,
             missed: false,
             marks: None,
@@ -148,6 +152,7 @@ impl<'a, 'p> Stages<'a, 'p> {
             last,
             number: 0,
         };
+        self.look_again(stage, &fold)?;
         if self.ahead.needs_tree(stage.number) {
             let why = self.ahead.first_with_tree(stage.number);
             let why = why.and_then(|number| stage.instructions.get(number));
@@ -166,8 +171,8 @@ impl<'a, 'p> Stages<'a, 'p> {
         if stage.kept {
             self.lay_out(stage, "--materialize", &mut fold)?;
         }
-        let Fold { image, rootfs, on_disk, lineage, scope, .. } = fold;
-        Ok(Finished { image, rootfs, on_disk, lineage, scope })
+        let Fold { image, rootfs, on_disk, lineage, by_content, scope, .. } = fold;
+        Ok(Finished { image, rootfs, on_disk, lineage, by_content, scope })
     }
 
     /// In the media types that are wanted. All layers that come get theirs from here.
@@ -305,6 +310,7 @@ pub(super) struct Fold {
     /// How many layers of the image are in the tree.
     pub(super) on_disk: usize,
     pub(super) lineage: Lineage,
+    pub(super) by_content: ByContent,
     /// What the last step made, where somebody wants to know.
     pub(super) made: Option<Digest>,
     /// Whether a step of this stage was not in the cache.

@@ -38,10 +38,12 @@ const DIGITS: usize = 16;
 /// A layer that can be used instead of executing a step.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Its name.
+    /// Its name, or the other one by which it was found.
     pub key: Key,
-    /// What it was made after.
+    /// What it was made after, as the name means it.
     pub before: Lineage,
+    /// Its name by the content of what was copied from other stages, and what it was made after then.
+    pub by_content: Option<(Key, Lineage)>,
     /// What its step made, but for times.
     pub outcome: Digest,
     /// RFC 3339.
@@ -93,12 +95,21 @@ impl Entry {
         if version != VERSION {
             return Err(UnusableEntry::Version(version.clone()));
         }
-        if *text("key")? != key.to_string() {
-            return Err(UnusableEntry::OtherKey(text("key")?.clone()));
-        }
+        let lineage = |name| Lineage::parse(text(name)?).ok_or(UnusableEntry::Unreadable(name));
+        let by_content = match text("content-key") {
+            Err(_) => None,
+            Ok(key) => {
+                let key = Key::parse(key).ok_or(UnusableEntry::Unreadable("content-key"))?;
+                Some((key, lineage("content-before")?))
+            }
+        };
+        let before = match by_content {
+            _ if *text("key")? == key.to_string() => lineage("before")?,
+            Some((other, before)) if other == key => before,
+            Some(_) | None => return Err(UnusableEntry::OtherKey(text("key")?.clone())),
+        };
         let digest =
             |name| text(name)?.parse::<Digest>().map_err(|_| UnusableEntry::Unreadable(name));
-        let before = Lineage::parse(text("before")?).ok_or(UnusableEntry::Unreadable("before"))?;
         let created = manifest.annotations.get(CREATED).ok_or(UnusableEntry::Missing("created"))?;
         let time: jiff::Timestamp =
             created.parse().map_err(|_| UnusableEntry::Unreadable("created"))?;
@@ -113,6 +124,7 @@ impl Entry {
         Ok(Self {
             key,
             before,
+            by_content,
             outcome: digest("outcome")?,
             created: created.clone(),
             created_seconds: time.as_second(),
@@ -129,8 +141,8 @@ impl Entry {
 }
 
 /// The image that is stored for a layer.
-pub(super) fn image(made: &Made<'_>, platform: &Platform, now: i64) -> Result<Image, ImageError> {
-    let created = jiff::Timestamp::from_second(now).unwrap_or_default().to_string();
+pub(super) fn image(made: &Made<'_>, platform: &Platform) -> Result<Image, ImageError> {
+    let created = jiff::Timestamp::from_second(made.created).unwrap_or_default().to_string();
     let mut image = Image::scratch(Flavor::Oci, platform);
     let mut layer = made.layer.clone();
     let media_type = layer.compression().and_then(|how| Flavor::Oci.layer(how));
@@ -145,8 +157,14 @@ pub(super) fn image(made: &Made<'_>, platform: &Platform, now: i64) -> Result<Im
         ("diff-id", layer.diff_id.to_string()),
         ("step", made.record.step.clone()),
     ];
-    let mut annotations: BTreeMap<String, String> =
-        pairs.into_iter().map(|(name, value)| (format!("{PREFIX}.{name}"), value)).collect();
+    let content = made.by_content.iter().flat_map(|(key, before)| {
+        [("content-key", key.to_string()), ("content-before", before.to_string())]
+    });
+    let mut annotations: BTreeMap<String, String> = pairs
+        .into_iter()
+        .chain(content)
+        .map(|(name, value)| (format!("{PREFIX}.{name}"), value))
+        .collect();
     annotations.insert(CREATED.to_owned(), created.clone());
     let mut config = image.config().clone();
     config.created = Some(created.clone());
@@ -233,9 +251,28 @@ mod tests {
         inputs
     }
 
+    fn platform() -> Platform {
+        Platform::new("linux", "amd64", None)
+    }
+
+    fn own_key() -> Key {
+        Key::of_base(&[], &platform())
+    }
+
+    fn other_key() -> Key {
+        Key::of_base(&[Digest::of(b"other")], &platform())
+    }
+
     fn entry(change: impl FnOnce(&mut BTreeMap<String, String>)) -> Result<Entry, UnusableEntry> {
-        let platform = Platform::new("linux", "amd64", None);
-        let key = Key::of_base(&[], &platform);
+        found_by(own_key(), change)
+    }
+
+    /// The entry of [`own_key`], looked up by `name`.
+    fn found_by(
+        name: Key,
+        change: impl FnOnce(&mut BTreeMap<String, String>),
+    ) -> Result<Entry, UnusableEntry> {
+        let (platform, key) = (platform(), own_key());
         let layer = ImageLayer {
             descriptor: Descriptor::of(
                 "application/vnd.docker.image.rootfs.diff.tar.gzip",
@@ -247,18 +284,20 @@ mod tests {
         let made = Made {
             key,
             before: Lineage::start(),
+            by_content: Some((other_key(), Lineage::start().after(Digest::of(b"1")))),
             outcome: Digest::of(b"outcome"),
+            created: 1_700_000_000,
             layer: &layer,
             record: Record::new("RUN make", "0:1", &[(String::new(), inputs(&[("a", "1")]))]),
         };
-        let image = image(&made, &platform, 1_700_000_000).expect("a gzip layer");
+        let image = image(&made, &platform).expect("a gzip layer");
         let mut annotations = image.annotations().clone();
         change(&mut annotations);
         let image = image.with_annotations(annotations);
         assert_eq!(Record::read(&image).as_ref(), Some(&made.record));
         let parsed = Document::parse(image.manifest_bytes(), None).expect("a manifest");
         let Document::Manifest(manifest) = parsed else { panic!("an index") };
-        Entry::read(key, &manifest, Blob::Layout("/l".into()))
+        Entry::read(name, &manifest, Blob::Layout("/l".into()))
     }
 
     #[test]
@@ -272,6 +311,23 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_has_two_names_and_no_third() {
+        let after = Lineage::start().after(Digest::of(b"1"));
+        let by_content = Some((other_key(), after));
+        let own = found_by(own_key(), |_| {}).expect("its own name");
+        assert_eq!((own.before, own.by_content), (Lineage::start(), by_content));
+        let other = found_by(other_key(), |_| {}).expect("its other name");
+        assert_eq!((other.key, other.before), (other_key(), after));
+        let third = Key::of_base(&[Digest::of(b"third")], &platform());
+        assert!(matches!(found_by(third, |_| {}), Err(UnusableEntry::OtherKey(_))));
+        let without = |annotations: &mut BTreeMap<String, String>| {
+            annotations.retain(|name, _| !name.contains("content"));
+        };
+        assert!(matches!(found_by(other_key(), without), Err(UnusableEntry::OtherKey(_))));
+        assert_eq!(found_by(own_key(), without).expect("one name").by_content, None);
+    }
+
+    #[test]
     fn what_is_damaged_is_refused() {
         for (name, value, want) in [
             ("version", Some("0"), "format"),
@@ -280,6 +336,8 @@ mod tests {
             ("before", Some("x"), "before cannot be read"),
             ("outcome", None, "outcome is missing"),
             ("diff-id", Some("sha256:0"), "diff-id cannot be read"),
+            ("content-key", Some("0"), "content-key cannot be read"),
+            ("content-before", None, "content-before is missing"),
         ] {
             let name = format!("{PREFIX}.{name}");
             let refused = entry(|annotations| {

@@ -127,7 +127,7 @@ impl Place {
             Err(Miss::Unusable(why)) => {
                 Some(Kept { key, manifest: Digest::of(b""), bytes: 0, used: None, entry: Err(why) })
             }
-            Err(Miss::Absent | Miss::Expired(_)) => None,
+            Err(Miss::Absent | Miss::Expired(_) | Miss::Other) => None,
         });
         Ok(Inventory::of(entries.collect(), others))
     }

@@ -61,6 +61,8 @@ pub enum Miss {
     Absent,
     /// There is one, made at this time.
     Expired(String),
+    /// There is one that was made after another outcome of an earlier command.
+    Other,
     /// There is one that cannot be used, or the store did not answer.
     Unusable(String),
 }
@@ -91,6 +93,10 @@ pub struct Made<'m> {
     pub key: Key,
     /// What came before it.
     pub before: Lineage,
+    /// What it depended on by the content of what was copied, and what came before it then.
+    pub by_content: Option<(Key, Lineage)>,
+    /// When it was made, in seconds since 1970.
+    pub created: i64,
     /// What came out, but for times.
     pub outcome: Digest,
     /// The layer.
@@ -191,19 +197,21 @@ impl<'a> Cache<'a> {
         if !self.settings.push {
             return;
         }
-        let image = match entry::image(made, platform, self.settings.now) {
+        let image = match entry::image(made, platform) {
             Ok(image) => image,
             Err(error) => {
                 tracing::warn!("the layer is not cached: {error}");
                 return;
             }
         };
-        let pending = self.start(made.key, image, made.record.last_tag());
+        let other = made.by_content.map(|(key, _)| key.to_string());
+        let tags = [made.key.to_string()].into_iter().chain(other);
+        let tags: Vec<String> = tags.chain([made.record.last_tag()]).collect();
+        let pending = self.start(made.key, image, tags);
         self.pending.borrow_mut().push(pending);
     }
 
-    fn start(&self, key: Key, image: Image, last: String) -> Pending {
-        let tags = [key.to_string(), last];
+    fn start(&self, key: Key, image: Image, tags: Vec<String>) -> Pending {
         match &self.settings.place {
             Place::Registry(repository) => {
                 let names: Vec<_> = tags

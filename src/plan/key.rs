@@ -74,6 +74,12 @@ impl Key {
         Self(diff_ids.iter().fold(start, |framed, id| framed.digest(*id)).finish())
     }
 
+    /// After `before`, by the content of what is copied instead of what made it.
+    #[must_use]
+    pub fn by_content(before: Self, inputs: &Inputs) -> Self {
+        Self(Framed::new("by content").digest(before.0).digest(inputs.digest()).finish())
+    }
+
     /// The key that is written so.
     #[must_use]
     pub fn parse(hex: &str) -> Option<Self> {
@@ -199,12 +205,19 @@ impl Inputs {
     /// The key of the step that depends on these, after the step or base with the key `before`.
     #[must_use]
     pub fn key(&self, before: Key) -> Key {
-        let start = Framed::new(VERSION).digest(before.0).number(self.0.len() as u64);
-        let whole = self
-            .0
-            .iter()
-            .fold(start, |framed, input| framed.part(input.name.as_bytes()).digest(input.digest));
-        Key(whole.finish())
+        Key(self.framed(Framed::new(VERSION).digest(before.0)))
+    }
+
+    /// All of them, whatever came before.
+    fn digest(&self) -> Digest {
+        self.framed(Framed::new(VERSION))
+    }
+
+    fn framed(&self, start: Framed) -> Digest {
+        let start = start.number(self.0.len() as u64);
+        let take =
+            |framed: Framed, input: &Input| framed.part(input.name.as_bytes()).digest(input.digest);
+        self.0.iter().fold(start, take).finish()
     }
 }
 
@@ -222,6 +235,12 @@ fn given((name, value): (&'static str, &bool)) -> &'static str {
 #[must_use]
 pub fn stage(label: &str, last: Key) -> Input {
     Input { name: format!("stage {label}"), digest: last.0 }
+}
+
+/// A stage or an image that files are taken from with their owners, whatever made it: their content follows.
+#[must_use]
+pub fn copied() -> Input {
+    Input::text("the source", "a tree")
 }
 
 /// An image that files are taken from.

@@ -3,7 +3,8 @@
 //! It goes the way of [`super::Copier`] and takes what that takes: name below
 //! the destination, type, mode, owner where it is kept, attributes, link
 //! group, content. Times are no part of it, as in the reference: a checkout
-//! gives every file a new one.
+//! gives every file a new one. But where an epoch is set, the same inputs make
+//! the same bytes, and so what is left of times counts: those before it.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr};
@@ -16,6 +17,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{FileType, Stat};
+use snapshot::Timestamp;
 
 use super::copy::{CopyError, xattrs_of};
 use super::selection::{Part, Verdict};
@@ -28,6 +30,17 @@ use crate::rootfs::names_in;
 /// How much of a file is read at a time, in bytes.
 const PIECE: usize = 128 << 10;
 
+/// What is wanted of sources.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted<'a> {
+    /// `--parents`
+    pub parents: bool,
+    /// `--exclude`
+    pub exclude: Option<&'a Ignore>,
+    /// Times count, and none is later than this.
+    pub latest: Option<Timestamp>,
+}
+
 /// What the sources `written` bring, each file and directory by the name that it gets.
 ///
 /// # Errors
@@ -35,12 +48,13 @@ const PIECE: usize = 128 << 10;
 pub fn contents(
     sources: &SourceTree<'_>,
     written: &str,
-    parents: bool,
-    exclude: Option<&Ignore>,
+    wanted: Wanted<'_>,
     interrupted: &(dyn Fn() -> bool + Sync),
 ) -> Result<Vec<Input>, CopyError> {
-    let mut listing = Listing { sources, exclude, items: Vec::new(), dirs: 0, interrupted };
-    if parents {
+    let exclude = wanted.exclude;
+    let mut listing =
+        Listing { sources, exclude, items: Vec::new(), dirs: Vec::new(), interrupted };
+    if wanted.parents {
         let parents = sources.parents(written)?;
         for start in &parents.starts {
             listing.source(start, parents.only.as_ref())?;
@@ -51,9 +65,12 @@ pub fn contents(
         }
     }
     let Listing { items, dirs, .. } = listing;
-    let mut inputs = hashed(sources, &items, interrupted)?;
+    let mut inputs = hashed(sources, &items, wanted.latest, interrupted)?;
     // An empty directory makes its destination; a pattern that matches nothing does not.
-    let digest = Framed::new("directories").number(dirs).finish();
+    let counted = Framed::new("directories").number(dirs.len() as u64);
+    let times =
+        wanted.latest.into_iter().flat_map(|latest| dirs.iter().map(move |it| *it.min(&latest)));
+    let digest = times.fold(counted, timed).finish();
     inputs.push(Input { name: ".".to_owned(), digest });
     Ok(inputs)
 }
@@ -67,9 +84,10 @@ pub fn contents_of(
     found: &Found,
     interrupted: &(dyn Fn() -> bool + Sync),
 ) -> Result<Vec<Input>, CopyError> {
-    let mut listing = Listing { sources, exclude: None, items: Vec::new(), dirs: 0, interrupted };
+    let mut listing =
+        Listing { sources, exclude: None, items: Vec::new(), dirs: Vec::new(), interrupted };
     listing.source(found, None)?;
-    hashed(sources, &listing.items, interrupted)
+    hashed(sources, &listing.items, None, interrupted)
 }
 
 /// One path that is copied.
@@ -87,8 +105,8 @@ struct Listing<'a, 's> {
     sources: &'a SourceTree<'s>,
     exclude: Option<&'a Ignore>,
     items: Vec<Item>,
-    /// How many of the sources are directories.
-    dirs: u64,
+    /// When those of the sources were changed that are directories.
+    dirs: Vec<Timestamp>,
     interrupted: &'a (dyn Fn() -> bool + Sync),
 }
 
@@ -103,7 +121,7 @@ impl Listing<'_, '_> {
             None => rustix::fs::fstat(&dir).map_err(|errno| failed(errno.into()))?,
         };
         if FileType::from_raw_mode(stat.st_mode).is_dir() {
-            self.dirs += 1;
+            self.dirs.push(modified(&stat));
             return self.below(Part::of(&found.path).only(only), &found.path, source);
         }
         if Part::file().verdict(&found.path, self.exclude, self.sources) == Verdict::In {
@@ -157,6 +175,7 @@ impl Listing<'_, '_> {
 fn hashed(
     sources: &SourceTree<'_>,
     items: &[Item],
+    latest: Option<Timestamp>,
     interrupted: &(dyn Fn() -> bool + Sync),
 ) -> Result<Vec<Input>, CopyError> {
     let groups = link_groups(items);
@@ -170,7 +189,7 @@ fn hashed(
             if interrupted() {
                 return Err(CopyError::Interrupted);
             }
-            own.push((at, digest(sources, item, groups.get(&at).copied())?));
+            own.push((at, digest(sources, item, groups.get(&at).copied(), latest)?));
         }
         done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(own);
         Ok(())
@@ -218,6 +237,7 @@ fn digest(
     sources: &SourceTree<'_>,
     item: &Item,
     linked_to: Option<&Path>,
+    latest: Option<Timestamp>,
 ) -> Result<Digest, CopyError> {
     let failed = |error| sources.at(&item.path, error);
     let kind = FileType::from_raw_mode(item.stat.st_mode);
@@ -226,6 +246,9 @@ fn digest(
         .number(u64::from(item.stat.st_mode));
     if sources.keeps_owners() {
         framed = framed.number(u64::from(item.stat.st_uid)).number(u64::from(item.stat.st_gid));
+    }
+    if let Some(latest) = latest {
+        framed = timed(framed, modified(&item.stat).min(latest));
     }
     if let Some(first) = linked_to {
         return Ok(framed.part(b"link").part(first.as_os_str().as_bytes()).finish());
@@ -255,6 +278,14 @@ fn digest(
     Ok(framed.finish())
 }
 
+fn timed(framed: Framed, time: Timestamp) -> Framed {
+    framed.part(b"time").part(&time.secs().to_le_bytes()).number(u64::from(time.nanos()))
+}
+
+fn modified(stat: &Stat) -> Timestamp {
+    Timestamp::new(stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or_default())
+}
+
 fn with_xattrs(framed: Framed, file: &File) -> io::Result<Framed> {
     let mut xattrs = xattrs_of(file)?;
     xattrs.sort();
@@ -282,6 +313,10 @@ mod tests {
 
     /// What `COPY src /` brings, when the context was made so.
     fn of(make: impl FnOnce(&Path)) -> Vec<Input> {
+        at_epoch(None, make)
+    }
+
+    fn at_epoch(latest: Option<Timestamp>, make: impl FnOnce(&Path)) -> Vec<Input> {
         let dir = tempfile::tempdir().expect("a directory");
         let own = tempfile::tempdir().expect("a directory");
         let src = dir.path().join("src");
@@ -293,7 +328,8 @@ mod tests {
         let exclude = Ignore::parse(b"*.md\n").expect("patterns");
         let tree = SourceTree::context(dir.path(), Some(&ignore), own.path(), "the context");
         let tree = tree.expect("it is there");
-        contents(&tree, "src", false, Some(&exclude), &|| false).expect("readable")
+        let wanted = Wanted { exclude: Some(&exclude), latest, ..Wanted::default() };
+        contents(&tree, "src", wanted, &|| false).expect("readable")
     }
 
     #[test]
@@ -344,6 +380,29 @@ mod tests {
             let changed = of(change) != base;
             assert_eq!(changed, *counts, "{what}");
         }
+    }
+
+    #[test]
+    fn with_an_epoch_the_times_before_it_count() {
+        let at = |seconds: u64| {
+            move |src: &Path| {
+                for path in [src.join("a"), src.join("d/b"), src.join("d"), src.to_owned()] {
+                    let file = File::open(path).expect("open");
+                    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+                    file.set_modified(time).expect("set");
+                }
+            }
+        };
+        let epoch = Some(Timestamp::new(1000, 0));
+        assert_eq!(at_epoch(epoch, at(2000)), at_epoch(epoch, at(3000)), "later ones do not");
+        assert_ne!(at_epoch(epoch, at(500)), at_epoch(epoch, at(3000)));
+        assert_ne!(at_epoch(epoch, at(500)), at_epoch(epoch, at(501)));
+        let of_the_root_alone = |src: &Path| {
+            at(2000)(src);
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(500);
+            File::open(src).and_then(|src| src.set_modified(time)).expect("set");
+        };
+        assert_ne!(at_epoch(epoch, of_the_root_alone), at_epoch(epoch, at(2000)));
     }
 
     #[test]

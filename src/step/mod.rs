@@ -15,7 +15,7 @@ mod sources;
 mod workdir;
 
 pub use chmod::{BadMode, Chmod};
-pub use contents::{contents, contents_of};
+pub use contents::{Wanted, contents, contents_of};
 pub use copy::{Copier, CopyError, CopyRules};
 pub use mounts::{
     AgentSource, BadKey, CacheDir, CacheError, CacheKey, CacheStore, Content, KeyRing, MountError,
