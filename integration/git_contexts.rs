@@ -118,6 +118,27 @@ fn options_and_directories() {
     }
 }
 
+#[test]
+fn a_build_argument_says_whether_the_git_directory_is_kept() {
+    let project = Project::new();
+    let server = Server::web(project.dir(), Login::Open);
+    let url = server.address();
+    for (context, argument, kept) in [
+        (format!("http://{url}/app.git"), "", false),
+        (format!("http://{url}/app.git"), "1", true),
+        (format!("git://{url}/app.git"), "", true),
+        (format!("git://{url}/app.git"), "false", false),
+    ] {
+        let tree = build(Place::Host)
+            .variable("GIT_PULL_METHOD", "http")
+            .flag(format!("--context={context}"))
+            .flag(format!("--build-arg=BUILDKIT_CONTEXT_KEEP_GIT_DIR={argument}"))
+            .image()
+            .tree();
+        assert_eq!(tree.contains_key("/got/.git/HEAD"), kept, "{context} {argument}");
+    }
+}
+
 /// What stays in the context is a repository that git itself can use.
 #[test]
 fn the_git_directory_is_whole() {

@@ -50,22 +50,6 @@ pub(super) fn source(
         .map_err(|error| Failure::new(format!("{flag}: {error}")))
 }
 
-/// Of a Git repository, whether `.git` is kept: in the form of URLs that Docker has, it is not.
-pub(super) fn with_git_dir(
-    source: ContextSource,
-    build_args: &BTreeMap<String, String>,
-) -> Result<ContextSource, Failure> {
-    const KEEP: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
-    let Some(text) = build_args.get(KEEP) else { return Ok(source) };
-    let kept: GoBool = text
-        .parse()
-        .map_err(|error| Failure::new(format!("--build-arg {KEEP}={text}: {error}")))?;
-    Ok(match source {
-        ContextSource::Git(git) if kept.0 => ContextSource::Git(Box::new(git.with_git_dir())),
-        source => source,
-    })
-}
-
 /// `--context`, or else `--bucket`, which is kaniko's older way to name one of Google's.
 fn named_source(flags: &ContextFlags) -> Result<(&'static str, String), Failure> {
     match (flags.context.as_deref(), flags.bucket.as_str()) {

@@ -54,12 +54,6 @@ pub struct GitOptions {
 }
 
 impl GitSource {
-    /// The same, with its `.git`.
-    #[must_use]
-    pub fn with_git_dir(self) -> Self {
-        Self { keep_git_dir: true, ..self }
-    }
-
     /// A repository as Docker writes it: the one commit, without `.git`, with submodules.
     ///
     /// # Errors
@@ -134,6 +128,11 @@ impl GitSource {
     pub fn authority(&self) -> Option<String> {
         let origin = self.remote.origin()?;
         origin.split_once("://").map(|(_, authority)| authority.to_owned())
+    }
+
+    /// Keeps the repository's `.git`, or does not.
+    pub fn keep_git_dir(&mut self, keep: bool) {
+        self.keep_git_dir = keep;
     }
 
     /// The directory of the repository that is wanted; empty for all of it.
