@@ -26,6 +26,7 @@ mod architecture;
 mod build_basic;
 mod cache;
 mod cache_command;
+mod cache_proof;
 mod cloud;
 mod command_line;
 mod contexts;
