@@ -165,10 +165,14 @@ pub enum SnapshotMode {
 /// The first thing that went wrong; no tag was moved then, unless it was the push of a further
 /// destination, and nothing is left on disk.
 pub fn build(order: &Order, interrupt: &Interrupt) -> Result<Built, Failure> {
-    within(order, interrupt, |context, registry, work| {
+    let built = within(order, interrupt, |context, registry, work| {
         let dockerfile = parse(context)?;
         run(order, interrupt, context, &dockerfile, registry, work)
-    })
+    });
+    if !interrupt.is_triggered() {
+        run_mounts::trim(&order.mounts);
+    }
+    built
 }
 
 /// Does something with the context, a registry client and a working directory that goes afterwards.

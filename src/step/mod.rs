@@ -21,7 +21,7 @@ pub use copy::{Copier, CopyError, CopyRules};
 pub use known::KnownFiles;
 pub use mounts::{
     AgentSource, BadKey, CacheDir, CacheError, CacheKey, CacheStore, Content, KeyRing, MountError,
-    Mounted, Mounts,
+    Mounted, Mounts, Trimmed,
 };
 pub use run::{Ran, RunError, Runner, run};
 pub use sources::{Found, SourceTree};
