@@ -51,6 +51,19 @@ fn variable(name: &str, value: &Path) -> CString {
     CString::new(text).unwrap()
 }
 
+/// Names and links that another thread exchanges while they are opened.
+#[test]
+fn nothing_is_won_by_a_race_where_opened_files_are_looked_at_twice() {
+    let tracer = Tracer::probe(Choice::Ptrace).unwrap();
+    for guest in ["race_of_a_name", "race_of_a_link"] {
+        for place in Place::ALL {
+            let seen = Scene::new(place).strict(true).run(&tracer, "behaviours", guest).unwrap();
+            assert_eq!(seen.outcome.status, Status::Exited(0), "{guest}, {place:?}");
+            seen.expect_complete();
+        }
+    }
+}
+
 #[test]
 fn a_command_that_ends_badly_is_seen_to_its_end() {
     let tracer = Tracer::probe(Choice::Ptrace).unwrap();
