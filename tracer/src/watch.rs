@@ -255,13 +255,21 @@ impl Watch {
             },
         };
         match effect {
-            Effect::Recorded => {
+            Effect::Recorded | Effect::Unsure => {
                 self.stats.resolved += 1;
                 self.unlocked.remove(&tid);
-                if self.strict && opens(&call) {
+                let is_unsure = effect == Effect::Unsure;
+                if (self.strict || is_unsure) && opens(&call) {
                     self.diverted.remove(&tid);
                     self.opening.insert(tid);
                     return stopped.resume(Go::ToCallExit);
+                }
+                if is_unsure {
+                    self.lose_sight(Blindness::Unresolved {
+                        call: find(&call).map_or("a call", |(_, call)| call.name),
+                        pid: tid,
+                        why: "another process may be putting a link in its way".to_owned(),
+                    });
                 }
             }
             Effect::Trace => self.denied.ptrace = true,
@@ -323,7 +331,7 @@ impl Watch {
             Effect::Locked(why) => {
                 self.lose_sight(Blindness::Unresolved { call: "open", pid: tid, why });
             }
-            Effect::Recorded | Effect::Escape | Effect::Trace => {}
+            Effect::Recorded | Effect::Unsure | Effect::Escape | Effect::Trace => {}
         }
     }
 
@@ -340,6 +348,9 @@ impl Watch {
         self.opening.remove(&tid);
         self.diverted.remove(&tid);
         self.unlocked.remove(&tid);
+        if let Some(record) = &mut self.record {
+            record.gone(tid);
+        }
     }
 }
 
