@@ -22,9 +22,9 @@ const SOCKETCALL_BIND: u64 = 2;
 pub(crate) enum Effect {
     /// It was recorded, or changes nothing.
     Recorded,
-    /// It was recorded, but a link that another thread puts in its way may lead
-    /// it elsewhere.
-    Unsure,
+    /// It was recorded, but may lead elsewhere by what these threads do, or have
+    /// led theirs elsewhere.
+    Unsure(Vec<i32>),
     /// It asks for a child that escapes the tracer.
     Escape,
     /// It asks to trace a process, and will be refused.
@@ -69,21 +69,23 @@ impl Record {
         let noted = self.note(call, &event);
         self.held = held;
         let others = self.view.arriving.take_doubtful();
-        let is_unsure =
-            others.iter().any(|(thread, number)| !Tracee::new(*thread).has_left(*number));
+        let others =
+            others.into_iter().filter(|(tid, number)| !Tracee::new(*tid).has_left(*number));
+        let others: Vec<i32> = others.map(|(tid, _)| tid).collect();
         match noted.unwrap_or_else(|trouble| settle(trouble, call.name, tid)) {
-            Effect::Recorded if is_unsure => Effect::Unsure,
+            Effect::Recorded if !others.is_empty() => Effect::Unsure(others),
             effect => effect,
         }
     }
 
-    /// A thread is gone, and what it did has happened.
-    pub(crate) fn gone(&mut self, tid: i32) {
+    /// What a thread did has happened, because it has stopped again or is gone.
+    pub(crate) fn done(&mut self, tid: i32) {
         self.view.arriving.gone(tid);
     }
 
     /// Records what a descriptor leads to that was just opened.
     pub(crate) fn opened(&mut self, tid: i32, fd: i32) -> Effect {
+        self.done(tid);
         let noted = match self.view.descriptor(Tracee::new(tid), fd) {
             Ok(found) => Ok(self.insert_all(found.into_iter().collect())),
             Err(trouble) => Err(trouble),
