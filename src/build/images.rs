@@ -11,7 +11,7 @@ use crate::cache::{Bases, Warm};
 use crate::context::{ContextSource, Ignore, ignore_of};
 use crate::image::{Blob, BlobFile, Digest, Image, ImageLayer, Platform, Reference, from_layout};
 use crate::plan::BaseImages;
-use crate::registry::{PendingBlob, Registry};
+use crate::registry::{Arrival, PendingBlob, Registry};
 use crate::report::Failure;
 
 /// `--build-context NAME=…`, by name in lower case.
@@ -43,6 +43,14 @@ impl NamedContext {
             Self::Image(_) | Self::Remote(_) => None,
         }
     }
+}
+
+/// Where the bytes of a layer are read.
+pub(super) enum Source {
+    /// They are all here, and verified.
+    Whole(BlobFile),
+    /// They are coming.
+    Coming(Arrival),
 }
 
 /// The images of a build.
@@ -121,6 +129,16 @@ impl<'a> Images<'a> {
                 self.pending.borrow_mut().insert(digest, pending);
             }
         }
+    }
+
+    /// The bytes of a layer as far as they are here; their download begins if it has not.
+    pub(super) fn source(&self, layer: &ImageLayer, dir: &Path) -> Result<Source, Failure> {
+        self.prefetch_layers(std::slice::from_ref(layer), dir);
+        let pending = self.pending.borrow();
+        let arrival = pending.get(&layer.descriptor.digest).map(|it| it.arrival().clone());
+        drop(pending);
+        arrival
+            .map_or_else(|| self.blob(layer, dir).map(Source::Whole), |it| Ok(Source::Coming(it)))
     }
 
     /// The bytes of a layer, verified.

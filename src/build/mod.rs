@@ -34,6 +34,7 @@ mod spent;
 mod stage;
 mod tracers;
 mod tree;
+mod unpacking;
 mod verdict;
 mod work;
 
@@ -98,6 +99,8 @@ pub struct Order {
     pub step_tracers: Vec<StepTracer>,
     /// Whether ptrace looks at opened files twice.
     pub strict: bool,
+    /// What steps see as the name of their machine, in a namespace.
+    pub hostname: String,
     /// Where they run.
     pub isolation: rootfs::Choice,
     /// Go on in place without a container.
@@ -181,7 +184,7 @@ fn within<T>(
         Registry::new(order.registry.clone()).map_err(|error| registry_failure(&error))?;
     let canceller = registry.canceller();
     interrupt.also(move || canceller.cancel());
-    let work = WorkDir::create(&order.kaniko_dir)?;
+    let work = WorkDir::create(&order.kaniko_dir, &order.hostname)?;
     order.work_dir.get_or_init(|| work.path().to_owned());
     let result = contexts::own(order, &registry, &work, interrupt)
         .and_then(|context| work_on(&context, &registry, &work));
