@@ -304,3 +304,26 @@ fn add_logs_in_with_secrets_of_the_build() {
     assert!(!told.is_empty());
     assert!(told.iter().all(|request| !request.headers.contains_key("authorization")), "{told:?}");
 }
+
+#[test]
+fn a_named_context_that_nothing_takes_from_is_not_fetched() {
+    let (_home, dir) = project();
+    let archive = packed(&dir, None);
+    let bytes = fs::read(&archive).unwrap();
+    let web = Web::start(move |_| Answer::of(200, bytes.clone()));
+    let dockerfile = "FROM busybox AS unused\nCOPY --from=Far file /\n\
+                      FROM busybox\nCOPY --from=near file /got/\n";
+    for (target, paths) in [("1", vec!["/near.tar"]), ("unused", vec!["/far.tar"])] {
+        let before = web.seen().len();
+        Build::of(dockerfile)
+            .base("busybox", base::busybox())
+            .flag(format!("--build-context=far={}", web.url("/far.tar")))
+            .flag(format!("--build-context=near={}", web.url("/near.tar")))
+            .flag(format!("--build-context=other={}", web.url("/other.tar")))
+            .flag(format!("--target={target}"))
+            .run()
+            .succeeded();
+        let asked: Vec<String> = web.seen().drain(before..).map(|it| it.path).collect();
+        assert_eq!(asked, paths, "{target}");
+    }
+}

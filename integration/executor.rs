@@ -285,8 +285,8 @@ impl Running {
             left.extend(self.pod.iter().flat_map(|pod| files_with(canary, &pod.written())));
         }
         let root = self.pod.as_ref().map(Pod::root).unwrap_or_default();
-        let left_in_root = self.pod.as_ref().map(Pod::left_in_root).unwrap_or_default();
-        Ended { status, log, left, root, left_in_root, home }
+        let pod = self.pod.take();
+        Ended { status, log, left, root, pod, home }
     }
 
     /// The next line of either stream; [`None`] at the end of both.
@@ -329,8 +329,7 @@ pub(crate) struct Ended {
     left: Vec<String>,
     /// The names in the root of the pod it ran in.
     pub(crate) root: Vec<String>,
-    /// A line for each path there.
-    pub(crate) left_in_root: Vec<String>,
+    pod: Option<Pod>,
     home: TempDir,
 }
 
@@ -369,6 +368,11 @@ impl Ended {
         for word in words {
             assert!(self.log.contains(word), "nothing about {word:?} in:\n{}", self.log);
         }
+    }
+
+    /// A line for each path in the root of the pod it ran in.
+    pub(crate) fn left_in_root(&self) -> Vec<String> {
+        self.pod.as_ref().map(Pod::left_in_root).unwrap_or_default()
     }
 
     /// A path below the output directory.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::registry::{PASSWORD, USER};
+use crate::registry::{PASSWORD, USER, write_certificates};
 use crate::tools;
 
 /// Where Debian's git has its server programs.
@@ -103,7 +103,25 @@ pub(crate) struct Server {
 impl Server {
     /// By HTTP: `http://ADDRESS/NAME.git`.
     pub(crate) fn web(repositories: &Path, login: Login) -> Self {
+        Self::nginx(repositories, login, false)
+    }
+
+    /// By HTTPS, under [`Server::authority`]: `https://ADDRESS/NAME.git`.
+    pub(crate) fn tls(repositories: &Path, login: Login) -> Self {
+        Self::nginx(repositories, login, true)
+    }
+
+    fn nginx(repositories: &Path, login: Login, tls: bool) -> Self {
         let home = tempfile::tempdir().unwrap();
+        let (listen, certificate) = match tls {
+            false => ("", String::new()),
+            true => {
+                let (certificate, key) = write_certificates(home.path());
+                let (certificate, key) = (certificate.display(), key.display());
+                let lines = format!("ssl_certificate {certificate}; ssl_certificate_key {key};");
+                (" ssl", lines)
+            }
+        };
         // Its workers are another user's.
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let address = free_address();
@@ -124,7 +142,7 @@ impl Server {
              http {{\n access_log {dir}/access.log; client_body_temp_path {dir}/body;\n\
              fastcgi_temp_path {dir}/fastcgi; proxy_temp_path {dir}/proxy;\n\
              uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;\n\
-             server {{ listen {address}; {guard}\n\
+             server {{ listen {address}{listen}; {certificate} {guard}\n\
              location / {{ fastcgi_pass unix:{socket};\n\
              fastcgi_param SCRIPT_FILENAME {HTTP_BACKEND};\n\
              fastcgi_param GIT_PROJECT_ROOT {root}; fastcgi_param GIT_HTTP_EXPORT_ALL 1;\n\
@@ -207,6 +225,11 @@ impl Server {
     /// `127.0.0.1:PORT`
     pub(crate) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The certificate of the authority that signed the server's own.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.home.path().join("trust/ca.crt")
     }
 
     /// Configuration for ssh that knows the server and may log in.

@@ -57,7 +57,12 @@ fn what_was_there_is_put_back_after_the_build() {
             .flag(format!("--pre-cleanup={cleaned}"));
         let ended = build.run();
         assert_eq!(ended.code(), code, "{}", ended.log);
-        assert_eq!(ended.left_in_root, as_it_was.left_in_root, "{cleaned} {last}: {}", ended.log);
+        assert_eq!(
+            ended.left_in_root(),
+            as_it_was.left_in_root(),
+            "{cleaned} {last}: {}",
+            ended.log
+        );
     }
 }
 
@@ -73,8 +78,8 @@ fn without_cleanup_nothing_is_put_back_and_that_is_said() {
 
 /// What a materialized tree has, by the beginning of its line.
 fn has(ended: &crate::executor::Ended, line: &str) {
-    let found = ended.left_in_root.iter().any(|it| it.starts_with(line));
-    assert!(found, "{line}: {:?}\n{}", ended.left_in_root, ended.log);
+    let found = ended.left_in_root().iter().any(|it| it.starts_with(line));
+    assert!(found, "{line}: {:?}\n{}", ended.left_in_root(), ended.log);
 }
 
 #[test]
@@ -94,8 +99,8 @@ fn the_files_of_the_result_stay_even_if_every_layer_was_cached() {
             has(&ended, line);
         }
         for gone in ["etc/group", "etc/nsswitch.conf"] {
-            let left = ended.left_in_root.iter().any(|it| it.starts_with(gone));
-            assert!(!left, "{gone}: {:?}", ended.left_in_root);
+            let left = ended.left_in_root().iter().any(|it| it.starts_with(gone));
+            assert!(!left, "{gone}: {:?}", ended.left_in_root());
         }
     }
 }

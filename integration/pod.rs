@@ -203,8 +203,8 @@ impl Pod {
                 let path = entry.expect("an entry").path();
                 let about = fs::symlink_metadata(&path).expect("it is there");
                 let short = about.is_file() && about.len() < 100;
-                let text =
-                    if short { fs::read_to_string(&path).expect("a text") } else { String::new() };
+                let bytes = if short { fs::read(&path).expect("a file") } else { Vec::new() };
+                let text = String::from_utf8_lossy(&bytes);
                 let name = path.strip_prefix(&root).expect("below the root").display();
                 lines.push(format!(
                     "{name} {:o} {}:{} {text:?}",

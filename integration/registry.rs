@@ -152,6 +152,13 @@ impl Registry {
             .collect()
     }
 
+    /// Whether the executor used this version of HTTP.
+    pub(crate) fn was_asked_by(&self, version: &str) -> bool {
+        let log = self.log.lock().expect("the reader does not panic");
+        let wanted = format!(" {version}\" ");
+        log.lines().any(|line| line.contains(&wanted) && line.contains("kaniko-rs/"))
+    }
+
     /// The file in which the registry keeps a blob.
     pub(crate) fn blob_file(&self, digest: &str) -> PathBuf {
         let hash = digest.strip_prefix("sha256:").expect("a sha256 digest");

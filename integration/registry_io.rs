@@ -49,6 +49,8 @@ fn a_base_is_pulled_and_the_image_pushed() {
             assert_eq!(digest, image.digest, "{access:?} {place:?}");
             assert!(registry.manifest(&format!("app@{digest}")).is_some(), "{access:?} {place:?}");
         }
+        let tls = matches!(access, Access::Tls | Access::TlsBasic);
+        assert_eq!(registry.was_asked_by("HTTP/2.0"), tls, "{access:?}");
     }
 }
 

@@ -1,9 +1,13 @@
-//! Build contexts in object stores: one served by an emulator, the others by made-up answers.
+//! Build contexts in object stores, served by emulators; made-up answers where it counts what is asked.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
-use std::process::{Child, Stdio};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use sha2::{Digest as _, Sha256};
 
 use crate::base;
 use crate::build_basic::assert_facts;
@@ -22,30 +26,62 @@ struct Emulator {
 }
 
 impl Emulator {
-    /// Amazon S3, with a bucket `builds`.
-    fn s3() -> Self {
-        let mut command = tools::command("moto_server");
-        command.args(["-H", "127.0.0.1", "-p", "0"]);
-        let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let address = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .find_map(|line| Some(line.split_once("Running on http://")?.1.trim().to_owned()))
-            .expect("moto_server says where it listens");
+    /// Runs it until it says on standard output or error where it listens.
+    fn start(command: &mut Command, says: &str) -> Self {
+        let (output, said) = std::io::pipe().unwrap();
+        let process = command.stdout(said.try_clone().unwrap()).stderr(said).spawn().unwrap();
+        let mut lines = BufReader::new(output).lines();
+        // The parent's ends of the pipe went with the command.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let told = lines.by_ref().map_while(Result::ok).find_map(|line| {
+            let rest = line.split_once(says)?.1;
+            Some(rest.split('"').next().unwrap_or_default().trim().to_owned())
+        });
+        let address = told.unwrap_or_else(|| panic!("{command:?} does not say where it listens"));
         // Nobody reads on; a full pipe would stop it.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        let server = Self { process, address };
-        server.ask("PUT", "/builds", b"");
+        Self { process, address }
+    }
+
+    /// Amazon S3, with a bucket `builds`. After so many requests it asks who somebody is.
+    fn s3(open: u32) -> Self {
+        let mut command = tools::command("moto_server");
+        command.args(["-H", "127.0.0.1", "-p", "0"]);
+        command.env("INITIAL_NO_AUTH_ACTION_COUNT", open.to_string());
+        let server = Self::start(&mut command, "Running on http://");
+        server.ask("PUT", "/builds", "", b"");
+        server
+    }
+
+    /// Google's storage, with a bucket `builds`.
+    fn google() -> Self {
+        // It answers for the name it is known by, so that has to be told before.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = tools::command("fake-gcs-server");
+        command.args(["-scheme=http", "-host=127.0.0.1", "-backend=memory"]);
+        command.args([format!("-port={port}"), format!("-public-host=127.0.0.1:{port}")]);
+        let server = Self::start(&mut command, "server started at http://");
+        server.ask("POST", "/storage/v1/b", "", br#"{"name":"builds"}"#);
+        server
+    }
+
+    /// Azure's blobs, with a container `builds`.
+    fn azure() -> Self {
+        let mut command = tools::command("azurite-blob");
+        command.args(["--blobHost", "127.0.0.1", "--blobPort", "0", "--inMemoryPersistence"]);
+        command.args(["--disableTelemetry", "--skipApiVersionCheck"]);
+        let server = Self::start(&mut command, "successfully listens on http://");
+        let container = format!("/{AZURITE}/builds?restype=container&{}", signature("rwdlc"));
+        server.ask("PUT", &container, "", b"");
         server
     }
 
     /// One request, which has to succeed.
-    fn ask(&self, method: &str, path: &str, body: &[u8]) {
+    fn ask(&self, method: &str, path: &str, headers: &str, body: &[u8]) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\
-             Content-Type: application/octet-stream\r\n\r\n",
+             Content-Type: application/octet-stream\r\n{headers}\r\n",
             self.address,
             body.len()
         );
@@ -85,9 +121,9 @@ fn build(flags: &[&str]) -> Build {
 
 #[test]
 fn amazon() {
-    let server = Emulator::s3();
-    server.ask("PUT", "/builds/context.tar.gz", &archive());
-    server.ask("PUT", "/builds/a/b%20c.tar", &archive());
+    let server = Emulator::s3(1000);
+    server.ask("PUT", "/builds/context.tar.gz", "", &archive());
+    server.ask("PUT", "/builds/a/b%20c.tar", "", &archive());
     let at = |build: Build| {
         build
             .variable("S3_ENDPOINT", format!("http://{}", server.address))
@@ -111,6 +147,96 @@ fn amazon() {
     ] {
         at(build(&[&format!("--context={context}")])).run().refused(1, &words);
     }
+}
+
+#[test]
+fn amazon_refuses_who_it_does_not_know() {
+    // The bucket and the object are made by anybody, what follows is checked.
+    let server = Emulator::s3(2);
+    server.ask("PUT", "/builds/context.tar.gz", "", &archive());
+    let ended = build(&["--context=s3://builds"])
+        .variable("S3_ENDPOINT", format!("http://{}", server.address))
+        .variable("AWS_REGION", "us-east-1")
+        .variable("AWS_ACCESS_KEY_ID", "nobody")
+        .variable("AWS_SECRET_ACCESS_KEY", KEY)
+        .run();
+    ended.refused(1, &["s3://builds/context.tar.gz", "403", "AWS_ACCESS_KEY_ID"]);
+    assert!(!ended.log.contains(KEY), "{}", ended.log);
+}
+
+#[test]
+fn google_s_own_protocol() {
+    let server = Emulator::google();
+    for name in ["context.tar.gz", "dir%2Fx%20y.tar"] {
+        let path = format!("/upload/storage/v1/b/builds/o?uploadType=media&name={name}");
+        server.ask("POST", &path, "", &archive());
+    }
+    let at = |build: Build| build.variable("STORAGE_EMULATOR_HOST", &server.address);
+    for context in ["gs://builds", "gs://builds/dir/x y.tar"] {
+        let tree = at(build(&[&format!("--context={context}")])).image().tree();
+        assert_facts(context, &tree, &[("/got", "- 0644 0:0 4 \"text\"")]);
+    }
+    for context in ["gs://builds/absent", "gs://nowhere/x"] {
+        at(build(&[&format!("--context={context}")]))
+            .run()
+            .refused(1, &[context, "no such object"]);
+    }
+}
+
+/// The account that azurite has, and its key, which its documentation tells.
+const AZURITE: &str = "devstoreaccount1";
+const AZURITE_KEY: &str =
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+
+/// A shared access signature for all of the account: what is allowed, and until when.
+fn signature(allowed: &str) -> String {
+    let (version, end) = ("2019-12-12", "2099-01-01T00:00:00Z");
+    let text = format!("{AZURITE}\n{allowed}\nb\nsco\n\n{end}\n\n\n{version}\n");
+    let signed = BASE64_STANDARD.encode(hmac(&BASE64_STANDARD.decode(AZURITE_KEY).unwrap(), &text));
+    let escaped = signed.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
+    format!("sv={version}&ss=b&srt=sco&sp={allowed}&se={end}&sig={escaped}")
+}
+
+/// HMAC-SHA-256 (RFC 2104) with a key of up to 64 bytes.
+fn hmac(key: &[u8], text: &str) -> Vec<u8> {
+    let pad = |byte: u8| -> Vec<u8> {
+        (0..64).map(|at| key.get(at).copied().unwrap_or(0) ^ byte).collect()
+    };
+    let inner = Sha256::digest([&pad(0x36), text.as_bytes()].concat());
+    Sha256::digest([&pad(0x5c)[..], &inner[..]].concat()).to_vec()
+}
+
+#[test]
+fn azure_by_key_and_by_signature() {
+    let server = Emulator::azure();
+    let blob = format!("/{AZURITE}/builds/dir/x.tar?{}", signature("rwc"));
+    server.ask("PUT", &blob, "x-ms-blob-type: BlockBlob\r\n", &archive());
+    let url = |name: &str| format!("https://{AZURITE}.blob.core.windows.net/builds/{name}");
+    let at = |context: &str, key: &str| {
+        build(&[&format!("--context={context}")])
+            .variable("AZURE_STORAGE_ENDPOINT", format!("http://{}/{AZURITE}", server.address))
+            .variable("AZURE_STORAGE_ACCESS_KEY", key)
+    };
+    let facts = &[("/got", "- 0644 0:0 4 \"text\"")];
+    assert_facts("key", &at(&url("dir/x.tar"), AZURITE_KEY).image().tree(), facts);
+    let wrong = BASE64_STANDARD.encode([7; 64]);
+    for (name, key, words) in [
+        ("absent.tar", AZURITE_KEY, ["no such object", "absent.tar"]),
+        ("dir/x.tar", &wrong, ["403", "AZURE_STORAGE_ACCESS_KEY"]),
+    ] {
+        let ended = at(&url(name), key).run();
+        ended.refused(1, &words);
+        assert!(!ended.log.contains(key), "{}", ended.log);
+    }
+    let place = format!("http://{}/{AZURITE}/builds/dir/x.tar", server.address);
+    let signed = signature("r");
+    let ended = build(&[&format!("--context={place}?{signed}")]).run().succeeded();
+    assert_facts("signature", &ended.image().tree(), facts);
+    let secret = signed.split("sig=").nth(1).unwrap();
+    assert!(!ended.log.contains(secret), "{}", ended.log);
+    let ended = build(&[&format!("--context={place}?{}", signed.replace("sp=r", "sp=rw"))]).run();
+    ended.refused(1, &[&place, "403"]);
+    assert!(!ended.log.contains(secret), "{}", ended.log);
 }
 
 /// What kaniko's users mount: a profile in their home directory.

@@ -7,12 +7,13 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// Where `.ci/setup` installs programs of the Python Package Index.
+/// Where `.ci/setup` installs programs of the Python Package Index and of npm's registry.
 const EMULATORS: &str = "/opt/kaniko-rs-emulators/bin";
 
 /// Program, and the Debian package that brings it, or the directory it is in.
 const TOOLS: &[(&str, &str)] = &[
     ("apt-get", "apt"),
+    ("azurite-blob", EMULATORS),
     ("buildah", "buildah"),
     ("busybox", "busybox-static"),
     ("bzip2", "bzip2"),
@@ -20,14 +21,17 @@ const TOOLS: &[(&str, &str)] = &[
     ("cp", "coreutils"),
     ("debootstrap", "debootstrap"),
     ("docker-registry", "docker-registry"),
+    ("fake-gcs-server", EMULATORS),
     ("fcgiwrap", "fcgiwrap"),
     ("gcc", "gcc"),
     ("git", "git"),
     ("grep", "grep"),
     ("gzip", "gzip"),
     ("htpasswd", "apache2-utils"),
+    ("igzip", "isal"),
     ("moto_server", EMULATORS),
     ("nginx", "nginx-light"),
+    ("pigz", "pigz"),
     ("runc", "runc"),
     ("setcap", "libcap2-bin"),
     ("skopeo", "skopeo"),
@@ -36,6 +40,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("ssh-agent", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
     ("sshd", "openssh-server"),
+    ("strace", "strace"),
     ("tar", "tar"),
     ("umoci", "umoci"),
     ("unshare", "util-linux"),

@@ -1,13 +1,12 @@
 //! What the tree was after the last step.
 //!
 //! A map from path to entry, in the order of a layer, and the groups of names
-//! that share an inode. Entries are boxed: a B-tree that grows in order is
-//! half empty, and half-empty slots should be small.
+//! that share an inode. A million paths take less than 200 MB.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Bound;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::observe::Glance;
+use crate::path_map::PathMap;
 use crate::{Entry, Error, ImagePath, Kind, Seen, Timestamp};
 
 /// How many symbolic links a look-up follows before it gives up, as in Linux.
@@ -20,7 +19,7 @@ const TICK_MILLIS: u32 = 20;
 /// The tree of the image.
 #[derive(Debug, Clone, Default)]
 pub struct Index {
-    entries: BTreeMap<ImagePath, Box<Entry>>,
+    entries: PathMap,
     groups: HashMap<u32, BTreeSet<ImagePath>>,
     member: HashMap<ImagePath, u32>,
     next_group: u32,
@@ -49,31 +48,42 @@ impl Index {
     /// The entry of a path.
     #[must_use]
     pub fn get(&self, path: &ImagePath) -> Option<&Entry> {
-        self.entries.get(path).map(Box::as_ref)
+        self.entries.get(path)
     }
 
     /// The entry of a path, to be changed in place.
     pub fn get_mut(&mut self, path: &ImagePath) -> Option<&mut Entry> {
-        self.entries.get_mut(path).map(Box::as_mut)
+        self.entries.get_mut(path)
     }
 
     /// Whether a path is known.
     #[must_use]
     pub fn contains(&self, path: &ImagePath) -> bool {
-        self.entries.contains_key(path)
+        self.entries.get(path).is_some()
     }
 
     /// Sets a path, which then shares its inode with no other. What was below
     /// it stays: see [`Index::remove_tree`].
     pub fn insert(&mut self, path: ImagePath, entry: Entry) {
         self.leave_group(&path);
-        self.entries.insert(path, Box::new(entry));
+        self.entries.insert(path, entry);
+    }
+
+    /// The next layer begins: whatever is set from now on is of that layer.
+    pub fn begin_layer(&mut self) {
+        self.entries.age();
+    }
+
+    /// Whether the layer that was begun last has set a path or something below it.
+    #[must_use]
+    pub fn is_of_this_layer(&self, path: &ImagePath) -> bool {
+        self.entries.has_fresh_below(path)
     }
 
     /// Forgets one path, and nothing below it.
     pub fn remove(&mut self, path: &ImagePath) -> Option<Entry> {
         self.leave_group(path);
-        self.entries.remove(path).map(|entry| *entry)
+        self.entries.remove(path)
     }
 
     /// Forgets a path and everything below it; tells how many paths that were.
@@ -87,32 +97,28 @@ impl Index {
 
     /// All paths, in path order.
     pub fn iter(&self) -> impl Iterator<Item = (&ImagePath, &Entry)> {
-        self.entries.iter().map(|(path, entry)| (path, entry.as_ref()))
+        self.entries.iter()
     }
 
     /// A path, when known, and everything below it, in path order.
     pub fn subtree(&self, path: &ImagePath) -> impl Iterator<Item = (&ImagePath, &Entry)> {
-        self.entries
-            .range(path.clone()..)
-            .map(|(path, entry)| (path, entry.as_ref()))
-            .take_while(move |(below, _)| below.starts_with(path))
+        self.entries.from(path).take_while(move |(below, _)| below.starts_with(path))
     }
 
     /// What is directly in a directory, in path order; costs no more than
     /// that, however much is below.
     pub fn children(&self, dir: &ImagePath) -> impl Iterator<Item = (&ImagePath, &Entry)> {
-        let start = (Bound::Excluded(dir.clone()), Bound::Unbounded);
-        let mut range = self.entries.range(start);
+        let mut rest = self.entries.after(dir);
         std::iter::from_fn(move || {
             loop {
-                let (path, entry) = range.next()?;
+                let (path, entry) = rest.next()?;
                 let child = path.child_below(dir)?;
                 if child == *path && !entry.is_dir() {
-                    return Some((path, entry.as_ref()));
+                    return Some((path, entry));
                 }
-                range = self.entries.range(child.after_subtree()..);
+                rest = self.entries.from(&child.after_subtree());
                 if child == *path {
-                    return Some((path, entry.as_ref()));
+                    return Some((path, entry));
                 }
             }
         })

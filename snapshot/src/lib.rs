@@ -23,6 +23,7 @@ mod layer;
 pub mod listing;
 mod observe;
 mod path;
+mod path_map;
 mod tar;
 mod walk;
 

@@ -2,10 +2,11 @@
 
 use tracer::Interrupt;
 
-use super::images::{NamedContext, NamedContexts};
+use super::images::{Images, NamedContext};
 use super::work::WorkDir;
 use super::{Order, registry_failure};
 use crate::context::{Access, Context, ContextSource, Elsewhere, obtain};
+use crate::plan::Plan;
 use crate::registry::Registry;
 use crate::report::Failure;
 
@@ -29,22 +30,23 @@ pub(super) fn own(
     opened.map_err(|error| Failure::new(error.to_string()).hint("see --context and --dockerfile"))
 }
 
-/// The further contexts, those from elsewhere as directories of this machine.
-pub(super) fn named(
+/// Brings the further contexts that instructions of the plan take files from, and that are elsewhere, to
+/// this machine. Those that no planned stage names are never asked for.
+pub(super) fn bring(
     order: &Order,
+    plan: &Plan<'_>,
+    images: &mut Images<'_>,
     registry: &Registry,
     work: &WorkDir,
     interrupt: &Interrupt,
-) -> Result<NamedContexts, Failure> {
-    let mut contexts = order.contexts.clone();
-    for (number, context) in contexts.values_mut().enumerate() {
-        if let NamedContext::Remote(source) = context {
-            let into = work.path().join(format!("context-{number}"));
-            let access = access(order, source, registry)?;
-            *context = NamedContext::Dir(obtain(source, &into, &access, interrupt)?.dir);
-        }
+) -> Result<(), Failure> {
+    for (number, name) in plan.origins().iter().enumerate() {
+        let Some(NamedContext::Remote(source)) = images.named(name).cloned() else { continue };
+        let into = work.path().join(format!("context-{number}"));
+        let access = access(order, &source, registry)?;
+        images.bring(name, obtain(&source, &into, &access, interrupt)?.dir)?;
     }
-    Ok(contexts)
+    Ok(())
 }
 
 /// How to reach a context; Amazon's logins are asked for where it is there.

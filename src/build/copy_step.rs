@@ -1,8 +1,8 @@
 //! COPY, ADD and WORKDIR: steps that name what they write.
 
-use super::builder::Interruptible;
 use super::images::{Images, NamedContext};
 use super::stage::{Fold, Stages};
+use super::unpacking::Interruptible;
 
 use snapshot::{Difference, ImagePath, Suspects};
 

@@ -11,7 +11,7 @@ use crate::cache::{Bases, Warm};
 use crate::context::{ContextSource, Ignore, ignore_of};
 use crate::image::{Blob, BlobFile, Digest, Image, ImageLayer, Platform, Reference, from_layout};
 use crate::plan::BaseImages;
-use crate::registry::{PendingBlob, Registry};
+use crate::registry::{Arrival, PendingBlob, Registry};
 use crate::report::Failure;
 
 /// `--build-context NAME=…`, by name in lower case.
@@ -45,10 +45,18 @@ impl NamedContext {
     }
 }
 
+/// Where the bytes of a layer are read.
+pub(super) enum Source {
+    /// They are all here, and verified.
+    Whole(BlobFile),
+    /// They are coming.
+    Coming(Arrival),
+}
+
 /// The images of a build.
 pub(super) struct Images<'a> {
     registry: &'a Registry,
-    contexts: &'a NamedContexts,
+    contexts: NamedContexts,
     interrupt: &'a Interrupt,
     known: RefCell<HashMap<(String, String), Image>>,
     pending: RefCell<HashMap<Digest, PendingBlob>>,
@@ -63,12 +71,12 @@ pub(super) struct Images<'a> {
 impl<'a> Images<'a> {
     pub(super) fn new(
         registry: &'a Registry,
-        contexts: &'a NamedContexts,
+        contexts: NamedContexts,
         interrupt: &'a Interrupt,
         bases: Option<&'a Bases>,
     ) -> Result<Self, Failure> {
         let mut ignores = HashMap::new();
-        for (name, context) in contexts {
+        for (name, context) in &contexts {
             if let NamedContext::Dir(dir) = context {
                 let ignore = ignore_of(dir).map_err(|error| Failure::new(error.to_string()))?;
                 ignores.insert(name.clone(), ignore);
@@ -92,6 +100,14 @@ impl<'a> Images<'a> {
         self.ignores.get(&name.to_lowercase())
     }
 
+    /// A context that was brought here.
+    pub(super) fn bring(&mut self, name: &str, dir: PathBuf) -> Result<(), Failure> {
+        let ignore = ignore_of(&dir).map_err(|error| Failure::new(error.to_string()))?;
+        self.ignores.insert(name.to_owned(), ignore);
+        self.contexts.insert(name.to_owned(), NamedContext::Dir(dir));
+        Ok(())
+    }
+
     pub(super) fn named(&self, name: &str) -> Option<&NamedContext> {
         self.contexts.get(&name.to_lowercase())
     }
@@ -113,6 +129,16 @@ impl<'a> Images<'a> {
                 self.pending.borrow_mut().insert(digest, pending);
             }
         }
+    }
+
+    /// The bytes of a layer as far as they are here; their download begins if it has not.
+    pub(super) fn source(&self, layer: &ImageLayer, dir: &Path) -> Result<Source, Failure> {
+        self.prefetch_layers(std::slice::from_ref(layer), dir);
+        let pending = self.pending.borrow();
+        let arrival = pending.get(&layer.descriptor.digest).map(|it| it.arrival().clone());
+        drop(pending);
+        arrival
+            .map_or_else(|| self.blob(layer, dir).map(Source::Whole), |it| Ok(Source::Coming(it)))
     }
 
     /// The bytes of a layer, verified.

@@ -44,13 +44,13 @@ pub fn check(order: &Order, interrupt: &Interrupt, colour: bool) -> Result<Check
         let mut found = Findings::new(options(&file, &order.build_args)?);
         let arguments = arguments(order, &file);
         check::text(&file, &arguments, &mut found);
-        let contexts = contexts::named(order, registry, work, interrupt)?;
-        let images = Images::new(registry, &contexts, interrupt, None)?;
+        let mut images = Images::new(registry, order.contexts.clone(), interrupt, None)?;
         let unused = order.goals.unused || order.goals.targets.is_empty();
         let goals = Goals { unused, ..order.goals.clone() };
         let planned = plan(&file, &goals, &arguments, &order.platform, &images)
             .map_err(|error| plan_failure(error, &file));
         if let Ok(plan) = &planned {
+            contexts::bring(order, plan, &mut images, registry, work, interrupt)?;
             let ignore = &context.ignore;
             let around =
                 Surroundings { dockerfile: &file, arguments: &arguments, ignore, images: &images };
@@ -70,10 +70,10 @@ pub fn check(order: &Order, interrupt: &Interrupt, colour: bool) -> Result<Check
 pub fn dry_run(order: &Order, interrupt: &Interrupt) -> Result<Outline, Failure> {
     within(order, interrupt, |context, registry, work| {
         let file = parse(context)?;
-        let contexts = contexts::named(order, registry, work, interrupt)?;
-        let images = Images::new(registry, &contexts, interrupt, None)?;
+        let mut images = Images::new(registry, order.contexts.clone(), interrupt, None)?;
         let arguments = arguments(order, &file);
         let plan = plan_of(order, &file, &arguments, &images)?;
+        contexts::bring(order, &plan, &mut images, registry, work, interrupt)?;
         let at = At { order, context, file: &file, arguments: &arguments, images: &images };
         outlined(&at, &plan, registry, interrupt, work)
     })

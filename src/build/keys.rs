@@ -193,7 +193,9 @@ impl Keys<'_> {
             Action::Configure => None,
             Action::Run(run) => {
                 let mounted = self.mounted_by(run, ends)?;
-                Some(Inputs::of_run(run, &point.scope.undeclared(), mounted))
+                let mut inputs = Inputs::of_run(run, &point.scope.undeclared(), mounted);
+                inputs.push("name of the machine", &self.order.hostname);
+                Some(inputs)
             }
             Action::Workdir(path) => Some(Inputs::of_workdir(path, &point.config.config.user)),
             Action::Copy(copy) => Some(Inputs::of_copy(copy, self.brought_by(copy, ends)?)),

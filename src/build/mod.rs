@@ -34,6 +34,7 @@ mod spent;
 mod stage;
 mod tracers;
 mod tree;
+mod unpacking;
 mod verdict;
 mod work;
 
@@ -98,6 +99,8 @@ pub struct Order {
     pub step_tracers: Vec<StepTracer>,
     /// Whether ptrace looks at opened files twice.
     pub strict: bool,
+    /// What steps see as the name of their machine, in a namespace.
+    pub hostname: String,
     /// Where they run.
     pub isolation: rootfs::Choice,
     /// Go on in place without a container.
@@ -185,7 +188,7 @@ fn within<T>(
         Registry::new(order.registry.clone()).map_err(|error| registry_failure(&error))?;
     let canceller = registry.canceller();
     interrupt.also(move || canceller.cancel());
-    let work = WorkDir::create(&order.kaniko_dir)?;
+    let work = WorkDir::create(&order.kaniko_dir, &order.hostname)?;
     order.work_dir.get_or_init(|| work.path().to_owned());
     let result = contexts::own(order, &registry, &work, interrupt)
         .and_then(|context| work_on(&context, &registry, &work));
@@ -226,14 +229,14 @@ fn run(
     work: &WorkDir,
 ) -> Result<Built, Failure> {
     order.outputs.check(registry)?;
-    let contexts = contexts::named(order, registry, work, interrupt)?;
     let bases = order.cache.as_ref().and_then(|cache| cache.bases.as_ref());
-    let images = Images::new(registry, &contexts, interrupt, bases)?;
+    let mut images = Images::new(registry, order.contexts.clone(), interrupt, bases)?;
     let arguments = inspect::arguments(order, dockerfile);
     let plan = inspect::plan_of(order, dockerfile, &arguments, &images)?;
     for name in &plan.unused_arguments {
         tracing::warn!("build argument {name} was given, but nothing declares it");
     }
+    contexts::bring(order, &plan, &mut images, registry, work, interrupt)?;
     inspect::warn(order, context, dockerfile, &arguments, &plan, &images)?;
     if let Some(show) = order.show_plan {
         let file = dockerfile;

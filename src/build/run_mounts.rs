@@ -26,6 +26,8 @@ pub struct MountSources {
     pub caches: PathBuf,
     /// What they may take on disk when a build ends, in bytes.
     pub cache_limit: Option<u64>,
+    /// What their names begin with.
+    pub cache_namespace: String,
 }
 
 impl MountSources {
@@ -86,7 +88,11 @@ impl<'a> Stages<'a, '_> {
         for (number, mount) in mounts.iter().enumerate() {
             if let RunMount::Cache { id, from, mode, owner, .. } = mount {
                 let from = from.as_ref().map(|from| self.identity(from)).transpose()?;
-                keys.push((CacheKey { id: id.clone(), from, mode: *mode, owner: *owner }, number));
+                let id = match self.builder.order.mounts.cache_namespace.as_str() {
+                    "" => id.clone(),
+                    namespace => format!("{namespace}/{id}"),
+                };
+                keys.push((CacheKey { id, from, mode: *mode, owner: *owner }, number));
             }
         }
         keys.sort();

@@ -89,6 +89,14 @@ impl Plan<'_> {
             stage.kept |= stage.number == self.result;
         }
     }
+
+    /// What instructions name as the place to take files from, in lower case: stages, contexts, images.
+    #[must_use]
+    pub fn origins(&self) -> BTreeSet<String> {
+        let instructions = self.stages.iter().flat_map(|stage| &stage.instructions);
+        let named = instructions.flat_map(|instruction| origins(&instruction.node));
+        named.map(|(name, _)| name.to_lowercase()).collect()
+    }
 }
 
 /// Why there is no plan.
@@ -187,7 +195,12 @@ pub fn plan<'a>(
     let goals = goals.find(dockerfile)?;
     let mut planner =
         Planner { dockerfile, globals, platform, images, done: BTreeMap::new(), order: Vec::new() };
-    for stage in goals.others.into_iter().chain([goals.result]) {
+    let wanted: Vec<usize> = goals.others.into_iter().chain([goals.result]).collect();
+    let mut looked_at = BTreeSet::new();
+    for stage in &wanted {
+        planner.look(*stage, &mut looked_at)?;
+    }
+    for stage in wanted {
         planner.visit(stage)?;
     }
     let Planner { mut done, order, globals, .. } = planner;
@@ -228,6 +241,60 @@ struct Planner<'a, 'p> {
 }
 
 impl<'a> Planner<'a, '_> {
+    /// Looks at the names in stage `number` and in all that it needs, before any image is asked for.
+    fn look(&self, number: usize, looked_at: &mut BTreeSet<usize>) -> Result<(), PlanError> {
+        if !looked_at.insert(number) {
+            return Ok(());
+        }
+        let stage = &self.dockerfile.stages[number];
+        self.stage_platform(stage)?;
+        if let Some(below) = self.look_at_base(number, stage)? {
+            self.look(below, looked_at)?;
+        }
+        for instruction in &stage.instructions {
+            for (from, span) in origins(&instruction.node) {
+                looks_back(from, number, instruction.line, span, self.dockerfile, self.images)?;
+                if let Ok(Origin::Stage(source)) = self.origin(from, number) {
+                    self.look(source, looked_at)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The stage that a stage starts from. As in Docker, the name of one that begins later is an image's:
+    /// that is told, since it is seldom meant.
+    fn look_at_base(&self, number: usize, stage: &Stage) -> Result<Option<usize>, PlanError> {
+        let name = self.base_name(stage)?;
+        if self.images.has_context(&name) || name == "scratch" {
+            return Ok(None);
+        }
+        if let Some(below) = self.stage_named(&name, number) {
+            return Ok(Some(below));
+        }
+        name.parse::<Reference>().map_err(|error| self.bad_base(stage, error.to_string()))?;
+        let lower = name.to_lowercase();
+        let mut later = self.dockerfile.stages[number + 1..].iter();
+        if let Some(later) = later.find(|stage| stage.name.as_ref() == Some(&lower)) {
+            tracing::warn!(
+                "{}:{}: FROM {name} means an image: the stage of that name begins later, on line {}",
+                file(self.dockerfile),
+                stage.line,
+                later.line
+            );
+        }
+        Ok(None)
+    }
+
+    fn base_name(&self, stage: &Stage) -> Result<String, PlanError> {
+        let name = self.expand(&stage.base, stage.line)?;
+        if name.is_empty() {
+            let message = format!("FROM {} is empty after expansion", stage.base.text);
+            return Err(self.bad_base(stage, message));
+        }
+        Ok(name)
+    }
+
     /// Plans stage `number` after everything it needs. Stages only look back, so this ends.
     fn visit(&mut self, number: usize) -> Result<(), PlanError> {
         if self.done.contains_key(&number) {
@@ -239,7 +306,7 @@ impl<'a> Planner<'a, '_> {
         let mut instructions = self.triggers(stage, &base)?;
         let triggers = instructions.len();
         instructions.extend(stage.instructions.iter().cloned());
-        let sources = self.sources(number, &instructions, triggers)?;
+        let sources = self.sources(number, &instructions);
         if let Base::Stage(below) = base {
             self.visit(below)?;
             self.done.entry(below).and_modify(|stage| {
@@ -272,24 +339,13 @@ impl<'a> Planner<'a, '_> {
     }
 
     /// The stages that instructions take files from.
-    fn sources(
-        &self,
-        stage: usize,
-        instructions: &[Located<Instruction>],
-        triggers: usize,
-    ) -> Result<BTreeSet<usize>, PlanError> {
-        let mut sources = BTreeSet::new();
-        for (place, instruction) in instructions.iter().enumerate() {
-            for (from, span) in origins(&instruction.node) {
-                if place >= triggers {
-                    looks_back(from, stage, instruction.line, span, self.dockerfile, self.images)?;
-                }
-                if let Ok(Origin::Stage(source)) = self.origin(from, stage) {
-                    sources.insert(source);
-                }
-            }
-        }
-        Ok(sources)
+    fn sources(&self, stage: usize, instructions: &[Located<Instruction>]) -> BTreeSet<usize> {
+        let named = instructions.iter().flat_map(|instruction| origins(&instruction.node));
+        let sources = named.filter_map(|(from, _)| match self.origin(from, stage) {
+            Ok(Origin::Stage(source)) => Some(source),
+            Ok(Origin::Context | Origin::Named(_) | Origin::Image(_)) | Err(_) => None,
+        });
+        sources.collect()
     }
 
     fn expand(&self, word: &Word, line: usize) -> Result<String, PlanError> {
@@ -348,11 +404,7 @@ impl<'a> Planner<'a, '_> {
     }
 
     fn base(&self, number: usize, stage: &Stage, platform: &Platform) -> Result<Base, PlanError> {
-        let name = self.expand(&stage.base, stage.line)?;
-        if name.is_empty() {
-            let message = format!("FROM {} is empty after expansion", stage.base.text);
-            return Err(self.bad_base(stage, message));
-        }
+        let name = self.base_name(stage)?;
         let no_base = |failure| self.no_base(number, &name, failure);
         if self.images.has_context(&name) {
             let image = self.images.context_image(&name, platform).map_err(no_base)?;

@@ -10,6 +10,7 @@ use tokio::io::{AsyncSeekExt, AsyncWriteExt, BufWriter};
 
 use super::RegistryError;
 use super::answer::causes;
+use super::arrival::{Arrival, Arrived};
 use super::exchange::{Client, Failure, Request, stalled};
 use super::retry;
 use super::settings::Purpose;
@@ -20,18 +21,20 @@ use crate::image::{
 /// How much is gathered before it is written, in bytes.
 const WRITE: usize = 1 << 20;
 
-/// A layer as a file whose bytes are what the descriptor says.
+/// A layer as a file whose bytes are what the descriptor says. Of a download, `arrival` tells what has
+/// come so far.
 pub(crate) async fn fetch(
     client: &Client,
     layer: &ImageLayer,
     dir: &Path,
+    arrival: &Arrival,
 ) -> Result<BlobFile, RegistryError> {
     let settings = &client.settings;
     match &layer.blob {
         Blob::File(file) => Ok(file.clone()),
         Blob::Layout(layout) => verify_layout(layout, &layer.descriptor).await,
         Blob::Registry(repository) => {
-            let attempt = || download(client, repository, &layer.descriptor, dir);
+            let attempt = || download(client, repository, &layer.descriptor, dir, arrival);
             retry::again(settings.attempts.layer, settings.patience, attempt).await
         }
     }
@@ -67,11 +70,12 @@ pub(crate) async fn download(
     repository: &Repository,
     wanted: &Descriptor,
     dir: &Path,
+    arrival: &Arrival,
 ) -> Result<BlobFile, RegistryError> {
     let what = format!("download {} from {repository}", wanted.digest);
     let _permit =
         client.downloads.acquire().await.map_err(|_| RegistryError::Cancelled(what.clone()))?;
-    let mut partial = Partial::create(dir).await?;
+    let mut partial = Partial::create(dir, arrival)?;
     let mut budget = client.budget();
     loop {
         let before = partial.hasher.length();
@@ -91,28 +95,46 @@ pub(crate) async fn download(
 }
 
 /// What has come so far.
-struct Partial {
+struct Partial<'a> {
     path: TempPath,
     file: BufWriter<File>,
     hasher: Hasher,
+    arrived: Arrived<'a>,
+    /// How much of it readers know of.
+    told: u64,
 }
 
-impl Partial {
-    async fn create(dir: &Path) -> Result<Self, RegistryError> {
+impl<'a> Partial<'a> {
+    fn create(dir: &Path, arrival: &'a Arrival) -> Result<Self, RegistryError> {
         let file = tempfile::Builder::new().prefix("blob-").tempfile_in(dir);
         let (file, path) = file.map_err(RegistryError::io(dir))?.into_parts();
+        let readable = std::fs::File::open(&path).map_err(RegistryError::io(dir))?;
         let file = BufWriter::with_capacity(WRITE, File::from_std(file));
-        Ok(Self { path, file, hasher: Hasher::default() })
+        let arrived = arrival.begin(readable);
+        Ok(Self { path, file, hasher: Hasher::default(), arrived, told: 0 })
     }
 
     async fn append(&mut self, piece: &[u8]) -> Result<(), RegistryError> {
         self.hasher.update(piece);
-        self.file.write_all(piece).await.map_err(RegistryError::io(&*self.path))
+        self.file.write_all(piece).await.map_err(RegistryError::io(&*self.path))?;
+        if self.hasher.length() - self.told >= WRITE as u64 { self.tell().await } else { Ok(()) }
+    }
+
+    /// Lets readers see what has come.
+    async fn tell(&mut self) -> Result<(), RegistryError> {
+        self.file.flush().await.map_err(RegistryError::io(&*self.path))?;
+        self.told = self.hasher.length();
+        self.arrived.grow(self.told);
+        Ok(())
     }
 
     /// Forgets everything: the server does not resume.
     async fn restart(&mut self) -> Result<(), RegistryError> {
         let io = || RegistryError::io(&*self.path);
+        if self.told > 0 {
+            self.arrived.forsake();
+        }
+        self.told = 0;
         self.hasher = Hasher::default();
         self.file.flush().await.map_err(io())?;
         self.file.get_mut().set_len(0).await.map_err(io())?;
@@ -120,10 +142,10 @@ impl Partial {
     }
 
     async fn finish(mut self, what: &str, wanted: &Descriptor) -> Result<BlobFile, RegistryError> {
-        let io = || RegistryError::io(&*self.path);
-        self.file.flush().await.map_err(io())?;
+        self.tell().await?;
         let (digest, length) = self.hasher.finish();
         if digest == wanted.digest && length == wanted.size {
+            self.arrived.finish();
             return Ok(BlobFile::temporary(self.path));
         }
         Err(RegistryError::answer(what, format!("the bytes that came are {digest}")))
@@ -136,7 +158,7 @@ async fn continue_once(
     what: &str,
     repository: &Repository,
     wanted: &Descriptor,
-    partial: &mut Partial,
+    partial: &mut Partial<'_>,
 ) -> Result<(), Failure> {
     let offset = partial.hasher.length();
     if offset == wanted.size && offset > 0 {
@@ -178,7 +200,7 @@ async fn take(
     what: &str,
     wanted: &Descriptor,
     mut response: Response,
-    partial: &mut Partial,
+    partial: &mut Partial<'_>,
 ) -> Result<(), Failure> {
     let idle = client.settings.patience.idle;
     loop {

@@ -13,6 +13,7 @@
 //! that goes on beside the build until it is waited for.
 
 mod answer;
+mod arrival;
 mod auth;
 mod builtin;
 mod challenge;
@@ -45,7 +46,9 @@ use futures_util::StreamExt as _;
 use crate::image::{Digest, Image, ImageLayer, Manifest, Platform, Reference, Repository};
 
 pub(crate) use answer::causes;
+pub use arrival::{Arrival, Arriving};
 pub use builtin::aws::AwsLogin;
+pub(crate) use builtin::azure::Cloud as AzureCloud;
 pub use builtin::{Builtin, Helper};
 pub use credentials::{By, Credentials, Login};
 pub use error::RegistryError;
@@ -163,8 +166,10 @@ impl Registry {
     pub fn fetch(&self, layer: &ImageLayer, dir: &Path) -> PendingBlob {
         let (client, layer, dir) = (Arc::clone(&self.client), layer.clone(), dir.to_owned());
         let what = format!("download layer {}", layer.descriptor.digest);
-        let task = async move { download::fetch(&client, &layer, &dir).await };
-        PendingBlob::spawn(self.runtime(), what, &self.stop, task)
+        let arrival = Arrival::default();
+        let ending = arrival.ending();
+        let task = async move { download::fetch(&client, &layer, &dir, &ending).await };
+        PendingBlob::spawn(self.runtime(), what, &self.stop, arrival, task)
     }
 
     /// Whether this user may push there: begins an upload and takes it back.

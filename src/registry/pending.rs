@@ -8,12 +8,13 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::RegistryError;
+use super::arrival::Arrival;
 use crate::image::BlobFile;
 
 /// A download that goes on until it is waited for; dropping it cancels it.
 #[must_use = "dropping a download cancels it"]
 #[derive(Debug)]
-pub struct PendingBlob(Pending<BlobFile>);
+pub struct PendingBlob(Pending<BlobFile>, Arrival);
 
 /// An upload that goes on until it is waited for; dropping it cancels it.
 #[must_use = "dropping an upload cancels it"]
@@ -25,9 +26,16 @@ impl PendingBlob {
         runtime: &Runtime,
         what: String,
         stop: &CancellationToken,
+        arrival: Arrival,
         task: impl Future<Output = Result<BlobFile, RegistryError>> + Send + 'static,
     ) -> Self {
-        Self(Pending::spawn(runtime, what, stop, task))
+        Self(Pending::spawn(runtime, what, stop, task), arrival)
+    }
+
+    /// Its bytes while they come, unverified: see [`Arrival`].
+    #[must_use]
+    pub fn arrival(&self) -> &Arrival {
+        &self.1
     }
 
     /// Blocks until the bytes are all there and verified. The file is deleted with its last clone.

@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::time::Instant;
 use tokio_util::io::ReaderStream;
 
+use super::arrival::Arrival;
 use super::auth::Scope;
 use super::download::{fetch, verify_layout};
 use super::exchange::{Body, Client, Failure, Request, location};
@@ -103,7 +104,7 @@ impl Upload<'_> {
                 self.send_file(&file).await
             }
             Source::Layer(layer, dir) => {
-                let file = fetch(self.client, layer, dir).await?;
+                let file = fetch(self.client, layer, dir, &Arrival::default()).await?;
                 self.send_file(&file).await
             }
         }

@@ -3,10 +3,9 @@
 //! So a layer inflates beside the hashing and the writing of its files; a bounded queue keeps
 //! memory small however far the archive is ahead.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
 use super::archive::has_valid_checksum;
@@ -23,13 +22,25 @@ const XZ_MEMORY: u64 = 512 << 20;
 /// says (`rootfs.diff_ids`).
 #[derive(Debug)]
 pub struct Inflated {
-    pieces: Receiver<io::Result<Piece>>,
-    piece: Piece,
+    pieces: Receiver<io::Result<Arc<Piece>>>,
+    piece: Option<Arc<Piece>>,
     taken: usize,
 }
 
-/// Some bytes, read by whoever unpacks them and by whoever hashes them.
-type Piece = Arc<Vec<u8>>;
+/// Some bytes, read by whoever unpacks them and by whoever hashes them. When both are done the buffer
+/// is filled again: a new one would have to be zeroed first.
+#[derive(Debug)]
+struct Piece {
+    bytes: Vec<u8>,
+    done: Sender<Vec<u8>>,
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        // Nobody takes it back after the last piece.
+        let _ = self.done.send(std::mem::take(&mut self.bytes));
+    }
+}
 
 /// Starts to inflate `blob`. With an `expected` digest the bytes are checked against it, on a thread
 /// of its own: inflating alone keeps one busy.
@@ -37,7 +48,7 @@ type Piece = Arc<Vec<u8>>;
 /// # Errors
 /// No thread can be started.
 pub fn inflate(
-    blob: File,
+    blob: impl Read + Send + 'static,
     compression: Compression,
     expected: Option<Digest>,
 ) -> io::Result<Inflated> {
@@ -55,29 +66,29 @@ pub fn inflate(
         }
     };
     std::thread::Builder::new().name("inflate".to_owned()).spawn(work)?;
-    Ok(Inflated { pieces, piece: Piece::default(), taken: 0 })
+    Ok(Inflated { pieces, piece: None, taken: 0 })
 }
 
 /// A check of a digest that goes on beside.
 struct Check {
     expected: Digest,
-    pieces: SyncSender<Piece>,
+    pieces: SyncSender<Arc<Piece>>,
     found: JoinHandle<Digest>,
 }
 
 impl Check {
     fn start(expected: Digest) -> io::Result<Self> {
-        let (pieces, given) = sync_channel::<Piece>(AHEAD);
+        let (pieces, given) = sync_channel::<Arc<Piece>>(AHEAD);
         let hash = move || {
             let mut hasher = Hasher::default();
-            given.iter().for_each(|piece| hasher.update(&piece));
+            given.iter().for_each(|piece| hasher.update(&piece.bytes));
             hasher.finish().0
         };
         let found = std::thread::Builder::new().name("diff ID".to_owned()).spawn(hash)?;
         Ok(Self { expected, pieces, found })
     }
 
-    fn update(&self, piece: &Piece) {
+    fn update(&self, piece: &Arc<Piece>) {
         // It takes pieces until there are no more.
         let _ = self.pieces.send(Arc::clone(piece));
     }
@@ -191,16 +202,18 @@ fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 fn pump(
     mut decoder: impl Read,
     check: Option<Check>,
-    mut pass_on: impl FnMut(Piece) -> bool,
+    mut pass_on: impl FnMut(Arc<Piece>) -> bool,
 ) -> io::Result<()> {
+    let (done, free) = channel();
     loop {
-        let mut piece = vec![0; PIECE];
-        let filled = fill(&mut decoder, &mut piece)?;
+        let mut bytes: Vec<u8> = free.try_recv().unwrap_or_default();
+        bytes.resize(PIECE, 0);
+        let filled = fill(&mut decoder, &mut bytes)?;
         if filled == 0 {
             return check.map_or(Ok(()), Check::finish);
         }
-        piece.truncate(filled);
-        let piece = Arc::new(piece);
+        bytes.truncate(filled);
+        let piece = Arc::new(Piece { bytes, done: done.clone() });
         if let Some(check) = &check {
             check.update(&piece);
         }
@@ -212,17 +225,21 @@ fn pump(
 
 impl Read for Inflated {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.taken == self.piece.len() {
+        loop {
+            let rest = self.piece.as_ref().map_or(&[][..], |piece| &piece.bytes[self.taken..]);
+            if !rest.is_empty() {
+                let count = rest.len().min(buffer.len());
+                buffer[..count].copy_from_slice(&rest[..count]);
+                self.taken += count;
+                return Ok(count);
+            }
+            // First the old one goes, so that its buffer can be filled again.
+            (self.piece, self.taken) = (None, 0);
             match self.pieces.recv() {
-                Ok(piece) => (self.piece, self.taken) = (piece?, 0),
+                Ok(piece) => self.piece = Some(piece?),
                 Err(_) => return Ok(0),
             }
         }
-        let rest = &self.piece[self.taken..];
-        let count = rest.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&rest[..count]);
-        self.taken += count;
-        Ok(count)
     }
 }
 

@@ -37,8 +37,8 @@ pub use container::{Container, container};
 pub use exclusions::{Exclusions, mount_points};
 pub use extract::{ExtractError, Extracted, Extraction};
 pub use inflate::{Inflated, Packing, Sniffed, decoder, inflate, sniffed};
+pub(crate) use isolation::enter;
 pub use isolation::{Choice, Chosen, Isolation, IsolationError, UnknownIsolation, choose};
-pub(crate) use isolation::{HOSTNAME, enter};
 pub use mounts::{BindMount, MountPlan, MountPoints, Point};
 pub(crate) use mounts::{restore as restore_parent, time_of_parent, under};
 pub(crate) use relocate::relocate;
@@ -99,14 +99,22 @@ impl Rootfs {
     /// # Errors
     /// It cannot be opened or read.
     pub fn occupied(path: &Path, exclusions: Exclusions) -> Result<Self, RootfsError> {
-        let mut rootfs = Self::found(path, exclusions)?;
-        let paths: Vec<ImagePath> = rootfs.index.iter().map(|(path, _)| path.clone()).collect();
+        let mut rootfs = Self::open(path, Index::new(), exclusions)?;
+        rootfs.note_foreign()?;
+        Ok(rootfs)
+    }
+
+    /// Walks what is there, none of which is part of the image.
+    fn note_foreign(&mut self) -> Result<(), RootfsError> {
+        let found = self.difference(&Suspects::Everything)?;
+        self.index.apply(&found);
+        let paths: Vec<ImagePath> = self.index.iter().map(|(path, _)| path.clone()).collect();
         for path in paths {
-            if let Some(entry) = rootfs.index.get_mut(&path) {
+            if let Some(entry) = self.index.get_mut(&path) {
                 entry.foreign = true;
             }
         }
-        Ok(rootfs)
+        Ok(())
     }
 
     /// A directory with something in it, all of which counts.
@@ -155,6 +163,22 @@ impl Rootfs {
     pub fn start_over_with_files(&mut self) -> Result<(), RootfsError> {
         self.outline = false;
         self.wipe()
+    }
+
+    /// Whether nothing in it is part of an image.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.index.iter().all(|(_, entry)| entry.foreign)
+    }
+
+    /// The tree without what layers have put there.
+    ///
+    /// # Errors
+    /// As [`Rootfs::wipe`] and [`Rootfs::occupied`].
+    pub fn start_over(&mut self) -> Result<(), RootfsError> {
+        let occupied = self.index.iter().any(|(_, entry)| entry.foreign);
+        self.wipe()?;
+        if occupied { self.note_foreign() } else { Ok(()) }
     }
 
     /// Whether the account files are there, if the image has them.

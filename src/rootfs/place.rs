@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, FileType, XattrFlags, makedev};
+use rustix::fs::{AtFlags, FileType, Stat, XattrFlags, makedev};
 use rustix::io::Errno;
 use snapshot::{Seen, Timestamp};
 
@@ -39,12 +39,12 @@ impl Place {
         }
     }
 
-    /// Creates a regular file, writable and private.
+    /// Creates a regular file to be written; the process's umask takes from its mode.
     ///
     /// # Errors
     /// What open(2) says, `EEXIST` among others.
-    pub fn create_file(&self) -> io::Result<File> {
-        create_at(self.dir.as_fd(), &self.name)
+    pub fn create_file(&self, mode: u32) -> io::Result<File> {
+        create_at(self.dir.as_fd(), &self.name, mode)
     }
 
     /// Makes a symbolic link; the target is stored as it is.
@@ -136,8 +136,15 @@ impl Place {
     /// # Errors
     /// What stat(2) says.
     pub fn seen(&self) -> io::Result<Option<Seen>> {
-        let flags = AtFlags::SYMLINK_NOFOLLOW;
-        Ok(seen_in(&rustix::fs::statat(&*self.dir, &self.name, flags)?))
+        Ok(seen_in(&self.stat()?))
+    }
+
+    /// What stat(2) says of what is there.
+    ///
+    /// # Errors
+    /// `ENOENT` among others.
+    pub(super) fn stat(&self) -> io::Result<Stat> {
+        Ok(rustix::fs::statat(&*self.dir, &self.name, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
     /// The target of the symbolic link that is there; nothing for anything else, and for nothing.

@@ -130,7 +130,7 @@ impl Tree {
     /// What open(2) says, `EEXIST` among others.
     pub fn create_file(&self, path: &ImagePath) -> io::Result<std::fs::File> {
         let (parent, name) = self.parent(path)?;
-        create_at(parent.as_fd(), &name)
+        create_at(parent.as_fd(), &name, 0o600)
     }
 
     /// Makes a symbolic link; the target is stored as it is.
@@ -384,13 +384,18 @@ pub(super) fn seen_in(stat: &rustix::fs::Stat) -> Option<Seen> {
     Seen::new(stat.st_ino, Timestamp::new(stat.st_ctime, nanos))
 }
 
-/// Creates a new regular file below a directory handle, private and writable.
+/// Creates a new regular file below a directory handle, to be written; the process's umask takes from
+/// its mode.
 ///
 /// # Errors
 /// What open(2) says, `EEXIST` among others.
-pub(super) fn create_at(parent: BorrowedFd<'_>, name: &CString) -> io::Result<std::fs::File> {
+pub(super) fn create_at(
+    parent: BorrowedFd<'_>,
+    name: &CString,
+    mode: u32,
+) -> io::Result<std::fs::File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(parent, name, flags, mode_bits(0o600))?.into())
+    Ok(rustix::fs::openat(parent, name, flags, mode_bits(mode))?.into())
 }
 
 /// Opens `path` beneath `root` without following links.

@@ -128,11 +128,11 @@ impl<'a> Unpacker<'a> {
     /// The archive is damaged or hostile, or the disk does not take it.
     pub fn apply(&mut self, archive: impl Read) -> Result<Unpacked, UnpackError> {
         let mut done = Unpacked::default();
-        let mut own = BTreeSet::new();
+        self.index.begin_layer();
         let mut archive = Archive::new(archive);
         self.writer.begin();
         while let Some(member) = archive.next_member()? {
-            self.apply_member(&member, &mut archive, &mut own, &mut done)?;
+            self.apply_member(&member, &mut archive, &mut done)?;
         }
         Ok(done)
     }
@@ -179,7 +179,6 @@ impl<'a> Unpacker<'a> {
         &mut self,
         member: &Member,
         content: &mut impl Read,
-        own: &mut BTreeSet<ImagePath>,
         done: &mut Unpacked,
     ) -> Result<(), UnpackError> {
         let path = parse(&member.name)?;
@@ -193,7 +192,7 @@ impl<'a> Unpacker<'a> {
             return Ok(());
         }
         if let Some(hidden) = path.file_name().and_then(|name| name.strip_prefix(WHITEOUT)) {
-            return self.apply_whiteout(&path, hidden, own);
+            return self.apply_whiteout(&path, hidden);
         }
         if path.is_root() && member.kind != MemberKind::Dir {
             return Err(refused(&path, "the root can only be a directory"));
@@ -205,7 +204,6 @@ impl<'a> Unpacker<'a> {
         }
         done.bytes += self.put(&path, member, content)?;
         done.entries += 1;
-        own.insert(path);
         Ok(())
     }
 
@@ -218,35 +216,25 @@ impl<'a> Unpacker<'a> {
         self.index.resolve_parent(&path).map_err(|error| refused(&path, &error.to_string()))
     }
 
-    fn apply_whiteout(
-        &mut self,
-        marker: &ImagePath,
-        hidden: &[u8],
-        own: &BTreeSet<ImagePath>,
-    ) -> Result<(), UnpackError> {
+    fn apply_whiteout(&mut self, marker: &ImagePath, hidden: &[u8]) -> Result<(), UnpackError> {
         let Some(parent) = marker.parent() else { return Ok(()) };
         if marker.file_name() == Some(OPAQUE) {
-            return self.remove_lower(self.children(&parent), own);
+            return self.remove_lower(self.children(&parent));
         }
         let doomed = parent.join(hidden);
         let doomed =
             doomed.map_err(|error| refused(marker, &format!("it hides nothing: {error}")))?;
-        self.remove_lower(vec![doomed], own)
+        self.remove_lower(vec![doomed])
     }
 
     /// Removes what lower layers have at these paths; what this layer has put below them stays, and
     /// so does what is no part of the image.
-    fn remove_lower(
-        &mut self,
-        mut doomed: Vec<ImagePath>,
-        own: &BTreeSet<ImagePath>,
-    ) -> Result<(), UnpackError> {
+    fn remove_lower(&mut self, mut doomed: Vec<ImagePath>) -> Result<(), UnpackError> {
         while let Some(path) = doomed.pop() {
             if self.exclusions.excludes(&path) {
                 continue;
             }
-            let kept = own.range(&path..).next().is_some_and(|kept| kept.starts_with(&path));
-            if kept || self.exclusions.covers_any_below(&path) {
+            if self.index.is_of_this_layer(&path) || self.exclusions.covers_any_below(&path) {
                 doomed.extend(self.children(&path));
             } else {
                 self.remove(&path)?;

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use super::archive::{Member, MemberKind};
 use super::place::Place;
-use super::tree::{gid, mode_bits, seen_by, times, uid};
+use super::tree::{gid, mode_bits, seen_by, seen_in, times, uid};
 
 /// How many zeros are worth a hole, in bytes.
 const SHORTEST_HOLE: usize = 64 << 10;
@@ -97,12 +97,15 @@ pub struct Writer {
     buffer: Vec<u8>,
     attributes: Attributes,
     warned: bool,
+    /// Whom new files belong to.
+    creator: (u32, u32),
 }
 
 impl Writer {
     /// For one or more archives.
     pub fn new(attributes: Attributes) -> Self {
-        Self { buffer: vec![0; 256 << 10], attributes, warned: false }
+        let creator = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        Self { buffer: vec![0; 256 << 10], attributes, warned: false, creator }
     }
 
     /// The next archive begins: what is left out is told again.
@@ -170,6 +173,13 @@ impl Writer {
 
     /// Metadata of what is no regular file. chown(2) clears set-id bits, so it comes first.
     fn finish(&mut self, place: &Place, member: &Member) -> Result<Written, WriteError> {
+        if self.is_born_right(member) && matches!(member.kind, MemberKind::Symlink(_)) {
+            place.set_mtime(member.mtime).map_err(WriteError::call("utimensat"))?;
+            let stat = place.stat().map_err(WriteError::call("stat"))?;
+            if (stat.st_uid, stat.st_gid) == (member.uid, member.gid) {
+                return Ok(Written { seen: seen_in(&stat), ..Written::default() });
+            }
+        }
         place.set_owner((member.uid, member.gid)).map_err(WriteError::call("chown"))?;
         if !matches!(member.kind, MemberKind::Symlink(_)) {
             place.set_mode(member.mode).map_err(WriteError::call("chmod"))?;
@@ -183,6 +193,14 @@ impl Writer {
         Ok(Written { seen, fingerprint: None, xattrs })
     }
 
+    /// Whether what is made may have owner and mode from the start, as most files of most images have.
+    /// It is looked at anyway, and then mended where a umask or a set-id directory made it another.
+    fn is_born_right(&self, member: &Member) -> bool {
+        member.mode & 0o7000 == 0
+            && (member.uid, member.gid) == self.creator
+            && !member.xattrs.iter().any(|(name, _)| belongs_to_image(name))
+    }
+
     fn put_file(
         &mut self,
         place: &Place,
@@ -190,11 +208,25 @@ impl Writer {
         size: u64,
         content: &mut impl Read,
     ) -> Result<Written, WriteError> {
-        let file = place.create_file().map_err(WriteError::call("open"))?;
+        let mode = if self.is_born_right(member) { member.mode } else { 0o600 };
+        let file = place.create_file(mode).map_err(WriteError::call("open"))?;
         let fingerprint = Some(self.fill(&file, size, content)?);
         let call = |call, result: rustix::io::Result<()>| {
             result.map_err(|errno| WriteError::call(call)(errno.into()))
         };
+        if self.is_born_right(member) {
+            call("utimensat", rustix::fs::futimens(&file, &times(member.mtime)))?;
+            let stat = rustix::fs::fstat(&file);
+            let stat = stat.map_err(|errno| WriteError::call("stat")(errno.into()))?;
+            let found = (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777);
+            if found == (member.uid, member.gid, member.mode) {
+                return Ok(Written {
+                    seen: seen_in(&stat),
+                    fingerprint,
+                    xattrs: Xattrs::default(),
+                });
+            }
+        }
         let owner = (member.uid, member.gid);
         call("chown", rustix::fs::fchown(&file, Some(uid(owner)), Some(gid(owner))))?;
         call("chmod", rustix::fs::fchmod(&file, mode_bits(member.mode)))?;

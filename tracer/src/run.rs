@@ -228,12 +228,13 @@ impl<'a> Run<'a> {
             if change.pid == self.child && !is_stop {
                 end = Some((change.status, change.usage));
             }
+            let answer = watch.as_mut().map_or(Ok(()), |watch| watch.handle(&change));
+            // After that, because a process may be known by this change only, and none may follow.
             if end.is_some()
                 && let Some(watch) = &watch
             {
                 watch.kill_all();
             }
-            let answer = watch.as_mut().map_or(Ok(()), |watch| watch.handle(&change));
             if let Err(error) = answer {
                 sys::kill_by_pidfd(&self.main_fd);
                 child::kill(change.pid);

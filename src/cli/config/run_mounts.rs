@@ -32,6 +32,7 @@ pub(super) fn sources(
     Ok(MountSources {
         secrets: secrets(&flags.secret, around)?,
         agents: agents(&flags.ssh, around)?,
+        cache_namespace: String::new(),
         caches: match flags.cache_dir.as_str() {
             "" => kaniko_dir.to_owned(),
             dir => around.here.join(dir),

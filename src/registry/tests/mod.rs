@@ -1,5 +1,6 @@
 //! The client against a server that misbehaves on demand, and against a real registry.
 
+mod answers;
 mod attempts;
 mod clouds;
 mod fake;

@@ -2,7 +2,7 @@
 
 use super::Follow::{Always, Never, UnlessFlag, UnlessFlagOrNull};
 use super::{
-    Abi, CLONE3, IO_URING_SETUP, LINK_AT, RENAME_AT, SUBVOLUME_IOCTLS, Shape, call, path, path_at,
+    Abi, BLINDING_IOCTLS, CLONE3, IO_URING_SETUP, LINK_AT, RENAME_AT, Shape, call, path, path_at,
     with_shared_calls,
 };
 
@@ -18,7 +18,7 @@ pub(crate) static ABI: Abi = Abi {
         call(14, "removexattr", path(0, Always)),
         call(15, "lremovexattr", path(0, Never)),
         call(16, "fremovexattr", Shape::Fd(0)),
-        call(29, "ioctl", Shape::BlindIfOneOf(1, SUBVOLUME_IOCTLS)),
+        call(29, "ioctl", Shape::BlindIfOneOf(1, BLINDING_IOCTLS)),
         call(33, "mknodat", path_at(0, Never)),
         call(34, "mkdirat", path_at(0, Never)),
         call(35, "unlinkat", Shape::Entry { at: Some(0), path: 1 }),

@@ -3,7 +3,7 @@
 
 use super::Follow::{Always, AlwaysOrNull, Never, UnlessFlag, UnlessFlagOrNull};
 use super::{
-    Abi, CLONE3, IO_URING_SETUP, LINK_AT, RENAME_AT, SUBVOLUME_IOCTLS, Shape, call, path, path_at,
+    Abi, BLINDING_IOCTLS, CLONE3, IO_URING_SETUP, LINK_AT, RENAME_AT, Shape, call, path, path_at,
     with_shared_calls,
 };
 
@@ -29,7 +29,7 @@ pub(crate) static ABI: Abi = Abi {
         call(40, "rmdir", Shape::Entry { at: None, path: 0 }),
         call(51, "acct", Shape::Blind),
         call(52, "umount2", Shape::Blind),
-        call(54, "ioctl", Shape::BlindIfOneOf(1, SUBVOLUME_IOCTLS)),
+        call(54, "ioctl", Shape::BlindIfOneOf(1, BLINDING_IOCTLS)),
         call(61, "chroot", Shape::Chroot),
         call(83, "symlink", Shape::Entry { at: None, path: 1 }),
         call(87, "swapon", Shape::Blind),

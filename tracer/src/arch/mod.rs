@@ -108,9 +108,10 @@ pub(crate) enum Follow {
 }
 
 /// btrfs: create or destroy a subvolume or snapshot, through a directory that
-/// is open for reading.
-pub(crate) const SUBVOLUME_IOCTLS: &[u32] =
-    &[0x5000_9401, 0x5000_940e, 0x5000_940f, 0x5000_9417, 0x5000_9418, 0x5000_943f];
+/// is open for reading. And `USERFAULTFD_IOC_NEW`, the other way to
+/// userfaultfd: from there on no name is read.
+pub(crate) const BLINDING_IOCTLS: &[u32] =
+    &[0x5000_9401, 0x5000_940e, 0x5000_940f, 0x5000_9417, 0x5000_9418, 0x5000_943f, 0xaa00];
 
 /// `PTRACE_TRACEME`, `PTRACE_ATTACH` and `PTRACE_SEIZE`.
 pub(crate) const TRACE_REQUESTS: &[u32] = &[0, 16, 0x4206];

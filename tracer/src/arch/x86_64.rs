@@ -2,7 +2,7 @@
 
 use super::Follow::{Always, AlwaysOrNull, Never, UnlessFlag, UnlessFlagOrNull};
 use super::{
-    Abi, CLONE3, IO_URING_SETUP, LINK_AT, RENAME_AT, SUBVOLUME_IOCTLS, Shape, call, path, path_at,
+    Abi, BLINDING_IOCTLS, CLONE3, IO_URING_SETUP, LINK_AT, RENAME_AT, Shape, call, path, path_at,
     with_shared_calls,
 };
 
@@ -13,7 +13,7 @@ pub(crate) static ABI: Abi = Abi {
     seccomp: 317,
     calls: with_shared_calls![
         call(2, "open", Shape::Open { at: None, path: 0, flags: 1 }),
-        call(16, "ioctl", Shape::BlindIfOneOf(1, SUBVOLUME_IOCTLS)),
+        call(16, "ioctl", Shape::BlindIfOneOf(1, BLINDING_IOCTLS)),
         call(49, "bind", Shape::Bind { addr: 1, len: 2 }),
         call(56, "clone", Shape::Clone),
         call(76, "truncate", path(0, Always)),

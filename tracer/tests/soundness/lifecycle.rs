@@ -196,6 +196,17 @@ fn above_the_budget_names_are_no_longer_resolved() {
     }
 }
 
+/// The fork, the child's first stop and the parent's SIGCHLD; none for the exec,
+/// and none for calls that change nothing.
+#[test]
+fn a_short_process_stops_three_times() {
+    let tracer = Tracer::probe(Choice::Ptrace).unwrap();
+    let command = shell("i=0; while [ $i -lt 50 ]; do /bin/true; i=$((i + 1)); done");
+    let stats = tracer.run(&command, &Interrupt::new()).unwrap().stats;
+    assert_eq!(stats.forks, 50);
+    assert!(stats.stops <= 3 * 50 + 2, "{stats:?}");
+}
+
 /// A copy of the shell's `id` that belongs to root and is set-id.
 fn effective_id_of_set_id_program(tracer: &Tracer, keep: Option<CapSet>) -> String {
     let dir = tempfile::tempdir().unwrap();
@@ -324,6 +335,13 @@ fn a_backend_that_is_not_there_says_so() {
 #[test]
 fn a_command_that_kills_its_keeper_is_still_ended() {
     let tracer = Tracer::probe(Choice::Ptrace).unwrap();
-    let (status, _) = listen(&tracer, shell("sleep 1000 & kill -9 $PPID; sleep 1000"));
-    assert!(matches!(status, Err(Error::KeeperLost)), "{status:?}");
+    // The second has a process of which nothing is heard after its first stop.
+    for script in
+        ["sleep 1000 & kill -9 $PPID; sleep 1000", "(while :; do :; done) & kill -9 $PPID; exit"]
+    {
+        for _ in 0..20 {
+            let (status, _) = listen(&tracer, shell(script));
+            assert!(matches!(status, Err(Error::KeeperLost)), "{script}: {status:?}");
+        }
+    }
 }
