@@ -118,6 +118,27 @@ fn options_and_directories() {
     }
 }
 
+#[test]
+fn a_build_argument_says_whether_the_git_directory_is_kept() {
+    let project = Project::new();
+    let server = Server::web(project.dir(), Login::Open);
+    let url = server.address();
+    for (context, argument, kept) in [
+        (format!("http://{url}/app.git"), "", false),
+        (format!("http://{url}/app.git"), "1", true),
+        (format!("git://{url}/app.git"), "", true),
+        (format!("git://{url}/app.git"), "false", false),
+    ] {
+        let tree = build(Place::Host)
+            .variable("GIT_PULL_METHOD", "http")
+            .flag(format!("--context={context}"))
+            .flag(format!("--build-arg=BUILDKIT_CONTEXT_KEEP_GIT_DIR={argument}"))
+            .image()
+            .tree();
+        assert_eq!(tree.contains_key("/got/.git/HEAD"), kept, "{context} {argument}");
+    }
+}
+
 /// What stays in the context is a repository that git itself can use.
 #[test]
 fn the_git_directory_is_whole() {
@@ -422,6 +443,15 @@ fn by_https_the_certificate_is_checked() {
         let ended = told(trusted).succeeded();
         assert_eq!(version(&ended.image().tree()), "2");
         assert!(!ended.log.contains(PASSWORD), "{}", ended.log);
+    }
+    for (kept, entry) in [("1", "d 0755 0:0 0"), ("false", "")] {
+        let build = build(Place::Host)
+            .flag(format!("--build-arg=BUILDKIT_CONTEXT_KEEP_GIT_DIR={kept}"))
+            .flag(format!("--context=https://{USER}:{PASSWORD}@{}/app.git", server.address()))
+            .flag("--git=insecure-skip-tls=true");
+        let ended = build.run().succeeded();
+        assert_facts(kept, &ended.image().tree(), &[("/got/.git", entry)]);
+        assert!(!ended.log.contains("nothing declares"), "{}", ended.log);
     }
     let before = server.requests();
     let refused = told(build(Place::Host));

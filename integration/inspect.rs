@@ -72,6 +72,19 @@ fn a_build_warns_and_goes_on_unless_a_finding_is_an_error() {
     bad.refused(1, &["skp=all", "there are skip="]);
 }
 
+#[test]
+fn a_from_that_names_a_later_stage_is_told_before_any_image_is_asked_for() {
+    let ended = on_busybox(Place::Host, "FROM busybox\nFROM later\nFROM busybox AS later\n")
+        .flags(["--target=1", "--registry-map=docker.io=127.0.0.1:1"])
+        .flag("--skip-default-registry-fallback")
+        .run();
+    let told =
+        "Dockerfile:2: FROM later means an image: the stage of that name begins later, on line 3";
+    ended.refused(1, &[told, "FROM later names a stage that begins later, on line 3"]);
+    let place = |words: &str| ended.log.find(words).unwrap_or(usize::MAX);
+    assert!(place(told) < place("Retrieving image manifest"), "{}", ended.log);
+}
+
 /// Stages that are needed, named only, and not needed.
 const STAGES: &str = "FROM busybox AS tools
 RUN exit 9

@@ -156,6 +156,22 @@ fn a_cache_is_kept_from_step_to_step_and_from_build_to_build() {
 }
 
 #[test]
+fn a_namespace_of_caches_has_caches_of_its_own() {
+    let caches = tempfile::tempdir().unwrap();
+    let dockerfile =
+        "FROM busybox\nRUN --mount=type=cache,target=/c echo 1 >> /c/n && cat /c/n > /result\n";
+    for (namespace, want) in [("", "\"1\\n\""), ("a", "\"1\\n\""), ("a", "\"1\\n1\\n\"")] {
+        let tree = build(Place::Host, dockerfile)
+            .share("caches", caches.path())
+            .flag("--cache-dir={caches}")
+            .flag(format!("--build-arg=BUILDKIT_CACHE_MOUNT_NS={namespace}"))
+            .image()
+            .tree();
+        assert_eq!(tree["/result"].content.as_deref(), Some(want), "{namespace}");
+    }
+}
+
+#[test]
 fn a_failed_step_keeps_its_cache_and_leaves_its_mounts_nowhere() {
     let caches = tempfile::tempdir().unwrap();
     for place in PLACES {

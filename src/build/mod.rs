@@ -99,6 +99,8 @@ pub struct Order {
     pub step_tracers: Vec<StepTracer>,
     /// Whether ptrace looks at opened files twice.
     pub strict: bool,
+    /// What steps see as the name of their machine, in a namespace.
+    pub hostname: String,
     /// Where they run.
     pub isolation: rootfs::Choice,
     /// Go on in place without a container.
@@ -166,10 +168,14 @@ pub enum SnapshotMode {
 /// The first thing that went wrong; no tag was moved then, unless it was the push of a further
 /// destination, and nothing is left on disk.
 pub fn build(order: &Order, interrupt: &Interrupt) -> Result<Built, Failure> {
-    within(order, interrupt, |context, registry, work| {
+    let built = within(order, interrupt, |context, registry, work| {
         let dockerfile = parse(context)?;
         run(order, interrupt, context, &dockerfile, registry, work)
-    })
+    });
+    if !interrupt.is_triggered() {
+        run_mounts::trim(&order.mounts);
+    }
+    built
 }
 
 /// Does something with the context, a registry client and a working directory that goes afterwards.
@@ -182,7 +188,7 @@ fn within<T>(
         Registry::new(order.registry.clone()).map_err(|error| registry_failure(&error))?;
     let canceller = registry.canceller();
     interrupt.also(move || canceller.cancel());
-    let work = WorkDir::create(&order.kaniko_dir)?;
+    let work = WorkDir::create(&order.kaniko_dir, &order.hostname)?;
     order.work_dir.get_or_init(|| work.path().to_owned());
     let result = contexts::own(order, &registry, &work, interrupt)
         .and_then(|context| work_on(&context, &registry, &work));

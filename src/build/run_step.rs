@@ -45,6 +45,7 @@ impl Stages<'_, '_> {
             scratch: &scratch,
             event_budget: watcher.event_budget,
             strict: builder.order.strict,
+            hostname: &builder.order.hostname,
         };
         builder.work.restore()?;
         let running = Stopwatch::start();

@@ -4,18 +4,19 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::report::{Explain as _, Failure};
-use crate::rootfs::HOSTNAME;
 
 /// A new directory below the executor's, removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct WorkDir {
     dir: Option<tempfile::TempDir>,
     path: PathBuf,
+    /// What steps see as the name of their machine.
+    hostname: String,
 }
 
 impl WorkDir {
     /// Makes it below `kaniko_dir`, which is made too if it is missing.
-    pub(super) fn create(kaniko_dir: &Path) -> Result<Self, Failure> {
+    pub(super) fn create(kaniko_dir: &Path, hostname: &str) -> Result<Self, Failure> {
         let doing = || format!("make a working directory in {}", kaniko_dir.display());
         let hint = "give a writable directory with --kaniko-dir";
         std::fs::create_dir_all(kaniko_dir).could_not(doing).map_err(|f| f.hint(hint))?;
@@ -27,7 +28,7 @@ impl WorkDir {
             .could_not(doing)
             .map_err(|failure| failure.hint(hint))?;
         let path = dir.path().to_owned();
-        let work = Self { dir: Some(dir), path };
+        let work = Self { dir: Some(dir), path, hostname: hostname.to_owned() };
         work.restore()?;
         Ok(work)
     }
@@ -85,7 +86,7 @@ impl WorkDir {
         for name in ["resolv.conf", "hosts"] {
             let mut text = std::fs::read(Path::new("/etc").join(name)).unwrap_or_default();
             if name == "hosts" {
-                text.extend_from_slice(format!("127.0.0.1\t{HOSTNAME}\n").as_bytes());
+                text.extend_from_slice(format!("127.0.0.1\t{}\n", self.hostname).as_bytes());
             }
             let copy = self.scratch().join(name);
             std::fs::write(&copy, text).could_not(|| format!("write {}", copy.display()))?;

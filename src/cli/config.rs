@@ -1,5 +1,6 @@
 //! What was meant: an [`Order`] for the build, made of flags and environment in this one place.
 
+mod buildkit;
 mod cache;
 mod context;
 pub(super) mod credentials;
@@ -17,7 +18,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::flags::Flags;
-use crate::build::{NamedContext, NamedContexts, Order};
+use crate::build::{MountSources, NamedContext, NamedContexts, Order};
+use crate::context::ContextSource;
 use crate::image::Platform;
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::{Container, container};
@@ -89,7 +91,14 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
     };
     let mut registry = registry::registry(&flags.registry, around)?;
     cache::reach(cache.as_ref(), &mut registry);
-    let source = context::source(&flags.contexts, around)?;
+    let build_args =
+        layers::with_epoch(build_args(&flags.build_arg, around), around.variable(layers::EPOCH));
+    let mut source = context::source(&flags.contexts, around)?;
+    if let (ContextSource::Git(git), Some(keep)) =
+        (&mut source, buildkit::keep_git_dir(&build_args)?)
+    {
+        git.keep_git_dir(keep);
+    }
     let kaniko_dir = kaniko_dir(flags.kaniko_dir.as_deref(), around);
     let (watch, step_tracers) = tracer::watch(&flags.tracer)?;
     Ok(Order {
@@ -99,10 +108,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
         dockerfile: flags.dockerfile.clone(),
         here: around.here.clone(),
         contexts: contexts(&flags.build_context, &around.here)?,
-        build_args: layers::with_epoch(
-            build_args(&flags.build_arg, around),
-            around.variable(layers::EPOCH),
-        ),
+        hostname: buildkit::hostname(&build_args)?,
         goals: language::goals(&flags.language),
         platform,
         registry,
@@ -115,7 +121,11 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             .parse()
             .map_err(|error| Failure::new(format!("--isolation: {error}")))?,
         force: flags.force.0,
-        mounts: run_mounts::sources(&flags.run_mounts, around, &kaniko_dir)?,
+        mounts: MountSources {
+            cache_namespace: buildkit::cache_namespace(&build_args),
+            ..run_mounts::sources(&flags.run_mounts, around, &kaniko_dir)?
+        },
+        build_args,
         kaniko_dir,
         own_dirs: own_dirs(around),
         own_root: own_root::own_root(&flags.own_root, around)?,

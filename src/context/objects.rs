@@ -9,7 +9,7 @@ use bytes::{Buf as _, Bytes};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::{HttpClient, HttpConnector};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
@@ -20,7 +20,7 @@ use tracer::Interrupt;
 
 use super::http::{FetchSettings, Redirects, becomes_true, client_with};
 use crate::dockerfile::percent_decoded;
-use crate::registry::{AwsLogin, Secret, causes};
+use crate::registry::{AwsLogin, AzureCloud, Secret, causes};
 use crate::report::Failure;
 
 /// The object of a bucket whose URL names none.
@@ -296,6 +296,14 @@ fn azure(
         .with_container_name(&source.bucket)
         .with_endpoint(endpoint.to_owned());
     let variable = |name: &str| access.variable(name);
+    let host = endpoint.trim_end_matches('/');
+    let authority = AzureCloud::of_host(host).map(|cloud| cloud.authority);
+    let builder = match variable("AZURE_AUTHORITY_HOST").or(authority) {
+        Some(authority) => {
+            builder.with_config(AzureConfigKey::AuthorityHost, authority.trim_end_matches('/'))
+        }
+        None => builder,
+    };
     if let Some(key) = variable("AZURE_STORAGE_ACCESS_KEY") {
         return builder.with_access_key(key);
     }

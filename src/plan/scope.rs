@@ -184,11 +184,19 @@ impl Variables for Scope {
     }
 }
 
+/// What sets something of the builder rather than of a stage.
+const BUILDER: [&str; 4] = [
+    "BUILDKIT_CACHE_MOUNT_NS",
+    "BUILDKIT_CONTEXT_KEEP_GIT_DIR",
+    "BUILDKIT_DOCKERFILE_CHECK",
+    "BUILDKIT_SANDBOX_HOSTNAME",
+];
+
 /// Whether an argument needs no declaration.
 pub(super) fn is_predefined(name: &str) -> bool {
     let platform = name.strip_prefix("BUILD").or_else(|| name.strip_prefix("TARGET"));
     PROXIES.contains(&name)
-        || name == "BUILDKIT_DOCKERFILE_CHECK"
+        || BUILDER.contains(&name)
         || name == "SOURCE_DATE_EPOCH"
         || matches!(platform, Some("PLATFORM" | "OS" | "OSVERSION" | "ARCH" | "VARIANT" | "STAGE"))
 }

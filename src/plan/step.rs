@@ -144,9 +144,9 @@ pub enum StepErrorKind {
     /// A value that means nothing.
     #[error("{0}")]
     Value(String),
-    /// Something that this version does not do.
-    #[error("{0} is not supported by this version")]
-    Unsupported(&'static str),
+    /// Something that needs a daemon with more rights: what, and what a step has instead.
+    #[error("{0} is refused: {1}")]
+    Refused(&'static str, &'static str),
 }
 
 impl StepErrorKind {
@@ -324,10 +324,16 @@ impl Evaluator<'_> {
 
     fn run(&mut self, run: &Run) -> Result<Done, StepErrorKind> {
         if run.security == Security::Insecure {
-            return Err(StepErrorKind::Unsupported("RUN --security=insecure"));
+            return Err(StepErrorKind::Refused(
+                "RUN --security=insecure",
+                "a step has the rights of the executor's container, and no more",
+            ));
         }
         if !run.devices.is_empty() {
-            return Err(StepErrorKind::Unsupported("RUN --device"));
+            return Err(StepErrorKind::Refused(
+                "RUN --device",
+                "a step sees the devices of the executor's container",
+            ));
         }
         let program = run.program();
         let argv = program.argv(&self.shell());

@@ -48,6 +48,7 @@ use crate::image::{Digest, Image, ImageLayer, Manifest, Platform, Reference, Rep
 pub(crate) use answer::causes;
 pub use arrival::{Arrival, Arriving};
 pub use builtin::aws::AwsLogin;
+pub(crate) use builtin::azure::Cloud as AzureCloud;
 pub use builtin::{Builtin, Helper};
 pub use credentials::{By, Credentials, Login};
 pub use error::RegistryError;

@@ -176,9 +176,6 @@ fn try_namespace(scratch: &Path, user: bool) -> Result<(), String> {
     }
 }
 
-/// What a step sees as the name of its machine: the real one has no business in an image.
-pub(crate) const HOSTNAME: &str = "kaniko";
-
 /// Makes `command` start inside `root`.
 pub(crate) fn enter(command: &mut Command, isolation: Isolation, root: &Path, mounts: &MountPlan) {
     let Isolation::Namespace { user } = isolation else { return };
@@ -193,7 +190,7 @@ pub(crate) fn enter(command: &mut Command, isolation: Isolation, root: &Path, mo
     };
     command.capabilities = Some(tracer::CapSet::CONTAINER_DEFAULT);
     let below = |path: &str| c_path(&root.join(path));
-    command.prepare(Setup::Hostname(text(HOSTNAME)));
+    command.prepare(Setup::Hostname(mounts.hostname.clone()));
     mount_root(command, root);
     mount_dev(command, &below);
     for (source, path) in &mounts.scripts {

@@ -26,6 +26,8 @@ pub struct MountPlan {
     pub scripts: Vec<(PathBuf, String)>,
     /// A network namespace with nothing in it.
     pub no_network: bool,
+    /// The name of the machine.
+    pub hostname: CString,
 }
 
 /// A file or directory of this machine, shown inside the root.

@@ -71,6 +71,8 @@ pub struct Runner<'a> {
     pub event_budget: u64,
     /// Whether ptrace looks at opened files twice.
     pub strict: bool,
+    /// What a step sees as the name of its machine, in a namespace.
+    pub hostname: &'a str,
 }
 
 /// A command that ended.
@@ -181,7 +183,11 @@ fn prepare(
         Some(Credentials { uid: who.uid, gid: who.gid, groups: who.groups.clone() });
     command.event_budget = Some(runner.event_budget);
     command.strict = runner.strict;
-    let mut mounts = MountPlan { no_network: step.network_none, ..MountPlan::default() };
+    let mut mounts = MountPlan {
+        no_network: step.network_none,
+        hostname: nul_free(runner.hostname)?,
+        ..MountPlan::default()
+    };
     mount(&mut mounts, runner, rootfs)?;
     if runner.isolation == Isolation::InPlace && step.network_none && !is_unreachable() {
         return Err(RunError::Network);

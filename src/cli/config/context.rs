@@ -1,5 +1,6 @@
 //! What the flags and variables of build contexts mean.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
@@ -22,9 +23,10 @@ const GIT_OPTIONS: [&str; 5] =
 const DEFAULT_CONTEXT: &str = "/workspace/";
 
 /// What object stores read of the environment.
-const STORE_VARIABLES: [&str; 12] = [
+const STORE_VARIABLES: [&str; 13] = [
     "AWS_DEFAULT_REGION",
     "AWS_REGION",
+    "AZURE_AUTHORITY_HOST",
     "AZURE_CLIENT_ID",
     "AZURE_CLIENT_SECRET",
     "AZURE_FEDERATED_TOKEN_FILE",
@@ -61,7 +63,7 @@ fn named_source(flags: &ContextFlags) -> Result<(&'static str, String), Failure>
     }
 }
 
-fn variables(around: &Surroundings) -> std::collections::BTreeMap<String, Secret> {
+fn variables(around: &Surroundings) -> BTreeMap<String, Secret> {
     let value = |name: &&str| around.variable(name).map(|it| ((*name).to_owned(), Secret::new(it)));
     STORE_VARIABLES.iter().filter_map(value).collect()
 }

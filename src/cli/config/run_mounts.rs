@@ -32,9 +32,14 @@ pub(super) fn sources(
     Ok(MountSources {
         secrets: secrets(&flags.secret, around)?,
         agents: agents(&flags.ssh, around)?,
+        cache_namespace: String::new(),
         caches: match flags.cache_dir.as_str() {
             "" => kaniko_dir.to_owned(),
             dir => around.here.join(dir),
+        },
+        cache_limit: match flags.cache_mount_limit.as_str() {
+            "" => None,
+            text => Some(super::size("--cache-mount-limit", text)?),
         },
     })
 }

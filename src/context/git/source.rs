@@ -130,6 +130,11 @@ impl GitSource {
         origin.split_once("://").map(|(_, authority)| authority.to_owned())
     }
 
+    /// Keeps the repository's `.git`, or does not.
+    pub fn keep_git_dir(&mut self, keep: bool) {
+        self.keep_git_dir = keep;
+    }
+
     /// The directory of the repository that is wanted; empty for all of it.
     pub fn sub_dir(&self) -> &str {
         &self.sub_dir

@@ -9,11 +9,71 @@ use crate::registry::exchange::{Client, authority};
 use crate::registry::settings::Purpose;
 use crate::registry::{Login, Secret};
 
-/// What the token is for.
-const RESOURCE: &str = "https://management.azure.com/";
-
 /// How long the registry's refresh tokens last.
 const LIFE: Duration = Duration::from_secs(3 * 3600);
+
+/// One of Azure's clouds: its hosts, who knows its users, and what tokens for its registries are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cloud {
+    /// As `AZURE_ENVIRONMENT` has it, in capitals.
+    name: &'static str,
+    registries: &'static str,
+    storage: &'static str,
+    /// Where identities are proved.
+    pub(crate) authority: &'static str,
+    resource: &'static str,
+}
+
+const CLOUDS: [Cloud; 4] = [
+    Cloud {
+        name: "AZUREPUBLICCLOUD",
+        registries: ".azurecr.io",
+        storage: ".core.windows.net",
+        authority: "https://login.microsoftonline.com/",
+        resource: "https://management.azure.com/",
+    },
+    Cloud {
+        name: "AZURECHINACLOUD",
+        registries: ".azurecr.cn",
+        storage: ".core.chinacloudapi.cn",
+        authority: "https://login.chinacloudapi.cn/",
+        resource: "https://management.chinacloudapi.cn/",
+    },
+    Cloud {
+        name: "AZUREUSGOVERNMENTCLOUD",
+        registries: ".azurecr.us",
+        storage: ".core.usgovcloudapi.net",
+        authority: "https://login.microsoftonline.us/",
+        resource: "https://management.usgovcloudapi.net/",
+    },
+    Cloud {
+        name: "AZUREGERMANCLOUD",
+        registries: ".azurecr.de",
+        storage: ".core.cloudapi.de",
+        authority: "https://login.microsoftonline.de/",
+        resource: "https://management.microsoftazure.de/",
+    },
+];
+
+impl Cloud {
+    /// The cloud of a registry or of an account's storage.
+    pub(crate) fn of_host(host: &str) -> Option<Self> {
+        let is = |it: &Self| host.ends_with(it.registries) || host.ends_with(it.storage);
+        CLOUDS.into_iter().find(is)
+    }
+
+    fn named(name: &str) -> Result<Self, Reason> {
+        let upper = name.to_uppercase();
+        let wanted = match upper.as_str() {
+            "AZURECLOUD" => "AZUREPUBLICCLOUD",
+            "AZUREUSGOVERNMENT" => "AZUREUSGOVERNMENTCLOUD",
+            other => other,
+        };
+        let known = || CLOUDS.map(|it| it.name).join(", ");
+        let found = CLOUDS.into_iter().find(|it| it.name == wanted);
+        found.ok_or_else(|| format!("AZURE_ENVIRONMENT={name} is none of {}", known()))
+    }
+}
 
 #[derive(Deserialize)]
 struct Exchanged {
@@ -25,10 +85,12 @@ pub(super) async fn login(
     registry: &str,
     purpose: Purpose,
 ) -> Result<Option<Found>, Reason> {
-    if !is_azure(registry) {
-        return Ok(None);
-    }
-    let token = identity(client).await?;
+    let Some(cloud) = Cloud::of_host(registry) else { return Ok(None) };
+    let cloud = match client.settings.builtin.variable("AZURE_ENVIRONMENT") {
+        Some(name) => Cloud::named(name)?,
+        None => cloud,
+    };
+    let token = identity(client, cloud).await?;
     let origin = client.transport.origin(registry, purpose).await.map_err(|it| it.to_string())?;
     let to = origin.join("/oauth2/exchange").map_err(|error| error.to_string())?;
     let tenant = client.settings.builtin.variable("AZURE_TENANT_ID");
@@ -43,21 +105,15 @@ pub(super) async fn login(
     Ok(Some(Found::lasting(Login::Identity(Secret::new(answer.refresh_token)), LIFE)))
 }
 
-fn is_azure(registry: &str) -> bool {
-    [".azurecr.io", ".azurecr.cn", ".azurecr.de", ".azurecr.us"]
-        .iter()
-        .any(|end| registry.ends_with(end))
-}
-
 /// By client secret, workload identity or managed identity, as the variables have it.
-async fn identity(client: &Client) -> Result<Token, Reason> {
+async fn identity(client: &Client, cloud: Cloud) -> Result<Token, Reason> {
     let builtin = &client.settings.builtin;
     let of = |name: &str| builtin.variable(name);
     let known = (of("AZURE_TENANT_ID"), of("AZURE_CLIENT_ID"));
     let (secret, file) = (of("AZURE_CLIENT_SECRET"), of("AZURE_FEDERATED_TOKEN_FILE"));
     match (known, secret, file) {
         ((Some(tenant), Some(id)), Some(secret), _) => {
-            of_client(client, tenant, &[("client_id", id), ("client_secret", secret)]).await
+            of_client(client, cloud, tenant, &[("client_id", id), ("client_secret", secret)]).await
         }
         ((Some(tenant), Some(id)), None, Some(file)) => {
             let assertion = tokio::fs::read_to_string(file)
@@ -69,24 +125,29 @@ async fn identity(client: &Client) -> Result<Token, Reason> {
                 ("client_assertion_type", kind),
                 ("client_assertion", assertion.trim()),
             ];
-            of_client(client, tenant, &pairs).await
+            of_client(client, cloud, tenant, &pairs).await
         }
-        ((_, id), _, _) => managed(client, id).await,
+        ((_, id), _, _) => managed(client, cloud, id).await,
     }
 }
 
-async fn of_client(client: &Client, tenant: &str, proof: &[(&str, &str)]) -> Result<Token, Reason> {
+async fn of_client(
+    client: &Client,
+    cloud: Cloud,
+    tenant: &str,
+    proof: &[(&str, &str)],
+) -> Result<Token, Reason> {
     let authority = client.settings.builtin.variable("AZURE_AUTHORITY_HOST");
-    let authority = authority.unwrap_or("https://login.microsoftonline.com/");
+    let authority = authority.unwrap_or(cloud.authority);
     let url = url(&format!("{}/{tenant}/oauth2/v2.0/token", authority.trim_end_matches('/')))?;
-    let scope = format!("{RESOURCE}.default");
+    let scope = format!("{}.default", cloud.resource);
     let mut pairs = vec![("grant_type", "client_credentials"), ("scope", scope.as_str())];
     pairs.extend(proof);
     client.ask(&url, form(client.service(&url)?.post(url.clone()), &pairs)).await
 }
 
 /// Of the machine: the endpoint that App Service and Container Apps name, else the metadata server.
-async fn managed(client: &Client, id: Option<&str>) -> Result<Token, Reason> {
+async fn managed(client: &Client, cloud: Cloud, id: Option<&str>) -> Result<Token, Reason> {
     let builtin = &client.settings.builtin;
     let (mut url, header) =
         match (builtin.variable("IDENTITY_ENDPOINT"), builtin.variable("IDENTITY_HEADER")) {
@@ -100,7 +161,7 @@ async fn managed(client: &Client, id: Option<&str>) -> Result<Token, Reason> {
                 (url(&format!("{host}/{path}"))?, ("Metadata", "true"))
             }
         };
-    url.query_pairs_mut().append_pair("resource", RESOURCE);
+    url.query_pairs_mut().append_pair("resource", cloud.resource);
     if let Some(id) = id {
         url.query_pairs_mut().append_pair("client_id", id);
     }
@@ -113,15 +174,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn registries_of_azure() {
-        for (registry, want) in [
-            ("team.azurecr.io", true),
-            ("team.azurecr.us", true),
-            ("azurecr.io", false),
-            ("team.azurecr.io.evil.example", false),
-            ("mcr.microsoft.com", false),
+    fn hosts_of_azure() {
+        for (host, want) in [
+            ("team.azurecr.io", "AZUREPUBLICCLOUD"),
+            ("team.azurecr.us", "AZUREUSGOVERNMENTCLOUD"),
+            ("team.blob.core.chinacloudapi.cn", "AZURECHINACLOUD"),
+            ("azurecr.io", ""),
+            ("team.azurecr.io.evil.example", ""),
+            ("mcr.microsoft.com", ""),
         ] {
-            assert_eq!(is_azure(registry), want, "{registry}");
+            assert_eq!(Cloud::of_host(host).map_or("", |cloud| cloud.name), want, "{host}");
+        }
+    }
+
+    #[test]
+    fn names_of_clouds() {
+        for (name, want) in [
+            ("AzureUSGovernment", Ok(".azurecr.us")),
+            ("azurepubliccloud", Ok(".azurecr.io")),
+            ("AzureCloud", Ok(".azurecr.io")),
+            ("moon", Err(())),
+        ] {
+            let found = Cloud::named(name).map(|cloud| cloud.registries).map_err(drop);
+            assert_eq!(found, want, "{name}");
         }
     }
 }

@@ -10,7 +10,7 @@
 //! is kept for the hint of a refusal.
 
 pub(super) mod aws;
-mod azure;
+pub(super) mod azure;
 mod ecr;
 mod google;
 mod variables;

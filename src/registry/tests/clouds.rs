@@ -76,6 +76,14 @@ fn azure_by_secret_by_workload_and_by_machine() {
             "resource=https%3A%2F%2Fmanagement.azure.com%2F&client_id=C",
         ),
         (
+            vec![
+                ("AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://FAKE"),
+                ("AZURE_ENVIRONMENT", "AzureChinaCloud"),
+            ],
+            "GET /metadata/identity/oauth2/token",
+            "resource=https%3A%2F%2Fmanagement.chinacloudapi.cn%2F",
+        ),
+        (
             vec![("IDENTITY_ENDPOINT", "http://FAKE/msi"), ("IDENTITY_HEADER", "h")],
             "GET /msi",
             "api-version=2019-08-01",
