@@ -11,7 +11,7 @@ use crate::image::Image;
 use crate::web::{Answer, Web};
 
 /// Enough for some of it to be in the tree when the connection breaks.
-const NOISE: usize = 6 << 20;
+const NOISE: usize = 4 << 20;
 
 /// How the first answer with the large layer is wrong; later ones are right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +24,9 @@ enum Fault {
 }
 
 fn noise() -> Vec<u8> {
-    let mut random = fastrand::Rng::with_seed(3);
-    std::iter::repeat_with(|| random.u8(..)).take(NOISE).collect()
+    let mut noise = vec![0; NOISE];
+    fastrand::Rng::with_seed(3).fill(&mut noise);
+    noise
 }
 
 /// An image of BusyBox and two layers more, the first of them large.

@@ -476,3 +476,19 @@ fn what_is_found_by_content_is_never_of_another_execution() {
     let id = shown("/id").split('"').nth(1).map(str::to_owned).expect("its text");
     assert!(shown("/last").contains(&id), "{} in {}", id, shown("/last"));
 }
+
+#[test]
+fn a_command_after_a_copy_that_is_not_cached_is_found_by_content() {
+    let store = Store::new();
+    let dockerfile = "FROM busybox AS build\nCOPY main.c /\nRUN grep -v comment /main.c > /made\n\
+                      FROM busybox\nCOPY --from=build /made /m\nRUN cat /m > /last\n";
+    let build = |source: &str| {
+        let build = on_busybox(Place::Host, dockerfile).file("main.c", source);
+        let build = build.share("cache", store.0.path());
+        build.flags(["--cache", "--cache-repo=dir:{cache}"]).run().succeeded()
+    };
+    let first = build("int x;\n// comment 1\n");
+    let again = build("int x;\n// comment 2\n");
+    assert_eq!(count(&again, "by its content"), 1, "{}", again.log);
+    assert_eq!(compare(&again.image().tree(), &first.image().tree()), [] as [String; 0]);
+}

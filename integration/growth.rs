@@ -12,14 +12,14 @@ use crate::pod::Privileges;
 use crate::tools;
 
 const LAYERS: u32 = 100;
-const FILES: u32 = 2_500;
+const FILES: u32 = 1_500;
 
-/// Room for the executor itself and 300 bytes for each file.
-const MEMORY: u64 = 128 << 20;
+/// Room for the executor itself and three hundred bytes for each file.
+const MEMORY: u64 = 96 << 20;
 
 /// A hundred layers with names as long as those of real trees.
 fn many_layers() -> PathBuf {
-    base::made("many-layers", |home| {
+    base::made("hundred-layers", |home| {
         let layers = (0..LAYERS).map(|number| {
             let home = format!("usr/lib/python3/dist-packages/package-of-layer-{number:03}");
             let layer = Layer::new().directory(&home);
@@ -31,7 +31,7 @@ fn many_layers() -> PathBuf {
 }
 
 #[test]
-fn a_quarter_of_a_million_files_fit_into_little_memory() {
+fn many_layers_of_many_files_fit_into_little_memory() {
     let limited = Privileges { memory: Some(MEMORY), ..Privileges::DEFAULT };
     let image = on_busybox(Place::Pod(limited), "FROM many\nCOPY f /f\n")
         .base("many", many_layers())

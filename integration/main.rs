@@ -27,6 +27,7 @@ mod arriving;
 mod build_basic;
 mod cache;
 mod cache_command;
+mod cache_proof;
 mod cloud;
 mod command_line;
 mod contexts;

@@ -4,11 +4,11 @@
 //! `cargo bench --bench bases -- [unpack] [growth] [pack] [--runs=N]`
 //!
 //! - `unpack`: 1.2 GB in 50,000 files and four layers. The executor pulls them from a registry on
-//!   loopback, unpacks, runs `true` and removes the tree; `igzip -dc | tar x` and `gzip -dc | tar x`
-//!   take the same blobs from the file system, layer by layer; skopeo and umoci pull and unpack.
-//!   Ratios are to the wall time of igzip's row.
-//! - `growth`: what `RUN true` costs on bases of 10,000, 100,000 and 1,000,000 files, unpacking
-//!   taken off: the difference between a build of eleven such steps and of one.
+//!   loopback and unpacks, which its log tells the time of, runs `true` and removes the tree;
+//!   `igzip -dc | tar x` and `gzip -dc | tar x` take the same blobs from the file system, layer by
+//!   layer; skopeo and umoci pull and unpack. Ratios are to the wall time of igzip's row.
+//! - `growth`: what `RUN true` costs on bases of 10,000, 100,000 and 1,000,000 files beyond unpacking,
+//!   by the times at which its log tells of steps; and the peak of memory.
 //! - `pack`: a layer of 10,000 new files and one of a file of a gigabyte, beside `tar | pigz -1`.
 //!
 //! Everything lies in the temporary directory: with `TMPDIR=/dev/shm` the disk has no part in the
@@ -34,8 +34,10 @@ mod registry;
 mod tools;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use measure::{Figures, measure};
 use registry::{Access, Registry};
@@ -91,7 +93,9 @@ fn unpack(runs: usize) {
     row("gzip -dc | tar x", &by("gzip"), &floor);
     let from = registry.reference("large:1");
     let pull = executor(home.path(), runs, &format!("FROM {from}\nRUN true\n"));
-    row("executor", &pull, &floor);
+    let unpacked = Figures { wall: seconds_of_unpacking(home.path()), ..pull };
+    row("executor: pull, unpack", &unpacked, &floor);
+    row("executor: all of it", &pull, &floor);
     let peers = best(runs, || {
         let to = tempfile::tempdir_in(home.path()).expect("a directory for the layout");
         let script = "skopeo --insecure-policy copy --quiet --src-tls-verify=false \
@@ -103,7 +107,6 @@ fn unpack(runs: usize) {
 }
 
 fn growth(runs: usize) {
-    const STEPS: u32 = 10;
     println!("\n{:>24} {:>8} {:>8} {:>12}", "files", "wall s", "peak MB", "ms/RUN true");
     for count in [10_000, 100_000, 1_000_000] {
         let home = tempfile::tempdir().expect("a directory");
@@ -113,26 +116,53 @@ fn growth(runs: usize) {
         let registry = Registry::start(Access::Plain);
         registry.push(&layout, base::TAG, "many:1", None);
         let from = format!("FROM {}\n", registry.reference("many:1"));
-        let one = executor(home.path(), runs, &format!("{from}RUN true\n"));
-        let all = format!("{from}{}", "RUN true\n".repeat(1 + STEPS as usize));
-        let many = executor(home.path(), runs, &all);
-        let step = (many.wall - one.wall) * 1000.0 / f64::from(STEPS);
-        println!("{count:24} {:8.2} {:8.0} {step:12.1}", one.wall, many.peak);
+        let steps = format!("{from}{}", "RUN true\n".repeat(12));
+        let all = executor(home.path(), runs, &steps);
+        let step = milliseconds_of_a_step(home.path(), &steps);
+        println!("{count:24} {:8.2} {:8.0} {step:12.1}", all.wall, all.peak);
     }
 }
 
-/// A build that pushes nothing, on an empty context.
+/// The mean from the beginning of one `RUN true` to that of the next, from the second on: before the first
+/// the build finds out what a walk would cost.
+fn milliseconds_of_a_step(home: &Path, dockerfile: &str) -> f64 {
+    let work = tempfile::tempdir_in(home).expect("a directory for the work");
+    let mut build = build(home, dockerfile, work.path());
+    let mut child = build.stderr(Stdio::piped()).spawn().expect("the executor starts");
+    let log = BufReader::new(child.stderr.take().expect("it is piped"));
+    let lines = log.lines().map_while(Result::ok).filter(|line| line.contains("] RUN true"));
+    let begun: Vec<Instant> = lines.map(|_| Instant::now()).collect();
+    assert!(child.wait().expect("it ends").success());
+    let all = begun[begun.len() - 1].duration_since(begun[1]);
+    all.as_secs_f64() * 1000.0 / (begun.len() - 2) as f64
+}
+
+/// The least that builds with this log said that unpacking their base took.
+fn seconds_of_unpacking(home: &Path) -> f64 {
+    let log = fs::read_to_string(home.join("log")).expect("the log");
+    let lines = log.lines().filter(|line| line.contains("Unpacked"));
+    let times = lines.filter_map(|line| line.rsplit(' ').next()?.strip_suffix('s')?.parse().ok());
+    times.min_by(f64::total_cmp).expect("a base was unpacked")
+}
+
+/// Builds that push nothing, on an empty context. Their log is in `home`.
 fn executor(home: &Path, runs: usize, dockerfile: &str) -> Figures {
+    best(runs, || {
+        let work = tempfile::tempdir_in(home).expect("a directory for the work");
+        let log = fs::File::options().append(true).create(true).open(home.join("log"));
+        measure(build(home, dockerfile, work.path()).stderr(log.expect("the log")))
+    })
+}
+
+fn build(home: &Path, dockerfile: &str, work: &Path) -> Command {
     let context = home.join("context");
     fs::create_dir_all(&context).expect("a directory for the context");
     fs::write(context.join("Dockerfile"), dockerfile).expect("the Dockerfile");
-    best(runs, || {
-        let work = tempfile::tempdir_in(home).expect("a directory for the work");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_executor"));
-        command.args(["--isolation=namespace", "--insecure-pull", "--verbosity=warn", "--no-push"]);
-        command.arg(format!("--context={}", context.display()));
-        measure(command.arg(format!("--kaniko-dir={}", work.path().join("kaniko").display())))
-    })
+    let mut command = Command::new(env!("CARGO_BIN_EXE_executor"));
+    command.args(["--isolation=namespace", "--insecure-pull", "--no-push"]);
+    command.arg(format!("--context={}", context.display()));
+    command.arg(format!("--kaniko-dir={}", work.join("kaniko").display()));
+    command
 }
 
 pub(crate) fn row(name: &str, figures: &Figures, floor: &Figures) {

@@ -232,6 +232,20 @@ impl<'a> Iterator for Paths<'a> {
         let slot = self.map.slot(self.next_number()?);
         Some((&slot.path, &slot.entry))
     }
+
+    /// Passes over whole runs, so that a sample of a large tree costs no more than that of a small one.
+    fn nth(&mut self, mut skipped: usize) -> Option<Self::Item> {
+        while let Some(run) = self.map.runs.get(self.next.run) {
+            let left = run.len() - self.next.at;
+            if skipped < left {
+                self.next.at += skipped;
+                return self.next();
+            }
+            skipped -= left;
+            self.next = Position { run: self.next.run + 1, at: 0 };
+        }
+        None
+    }
 }
 
 #[cfg(test)]
@@ -329,6 +343,13 @@ mod tests {
         }
         assert_eq!(map.runs.len(), 10_000_usize.div_ceil(RUN));
         assert_eq!(map.blocks.len(), 10_000_usize.div_ceil(BLOCK));
+        for step in [1, 3, RUN - 1, RUN, RUN + 1, 9_999, 10_000] {
+            let sample: Vec<String> =
+                map.iter().step_by(step).map(|(path, _)| path.to_string()).collect();
+            let want: Vec<String> =
+                (0..10_000).step_by(step).map(|number| format!("/{number:05}")).collect();
+            assert_eq!(sample, want, "{step}");
+        }
         assert_eq!(size_of::<Option<Slot>>(), size_of::<Entry>() + size_of::<ImagePath>());
     }
 }

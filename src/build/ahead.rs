@@ -6,6 +6,7 @@
 //! which has to run is only likely, and is decided when that has run.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
 
 use super::keys::Keys;
 use super::needs::{Need, need, touches_root};
@@ -145,8 +146,11 @@ impl Ahead {
 impl Ahead {
     /// Looks up all keys.
     pub(super) fn look(keys: &Keys<'_>, cache: &Cache<'_>) -> Self {
+        let started = Instant::now();
+        let steps = keys.all(cache);
+        tracing::debug!("computed {} keys in {} ms", steps.len(), started.elapsed().as_millis());
         let mut ahead = Self {
-            steps: keys.all(cache),
+            steps,
             wanted: BTreeSet::new(),
             trees: BTreeMap::new(),
             lineages: HashMap::new(),

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use super::ahead::{Keyed, Place, sure};
+use super::ahead::{Fate, Keyed, Place, sure};
 use super::needs::touches_root;
 use super::stage::{Fold, Stages};
 use crate::cache::{Cache, Entry, Lineage};
@@ -108,6 +108,7 @@ impl Stages<'_, '_> {
                     Some(entry) => entry.by_content.map(|(key, _)| key),
                     // It may still hit when it is its turn: then its files are not needed.
                     None if lineage.is_none() && cache.found(step.key).is_ok() => None,
+                    None if !self.is_useful(stage, number) => None,
                     None => {
                         let (before, copy) = (own.unwrap_or(step.before), copy.clone());
                         let inputs = self.inputs_of_copied(&copy)?;
@@ -130,6 +131,15 @@ impl Stages<'_, '_> {
             }
         }
         Ok(keys)
+    }
+
+    /// Whether a key by content may find something: a layer of this step or a later one, that is not found already.
+    fn is_useful(&self, stage: &PlannedStage<'_>, number: usize) -> bool {
+        let open = |number: usize| {
+            let step = self.ahead.step(stage.number, number);
+            step.is_some_and(|step| step.cached && step.fate != Fate::Hit)
+        };
+        !stage.base_of.is_empty() || (number..stage.instructions.len()).any(open)
     }
 
     /// The content that a COPY brings from a tree that is there now, or is laid out for this.

@@ -8,7 +8,7 @@ use tracer::Interrupt;
 use super::ahead::Ahead;
 use super::downloads::Downloads;
 use super::images::Images;
-use super::keys::Keys;
+use super::keys::{Keys, known_files};
 use super::layers::Times;
 use super::outline::{Looked, outline};
 use super::work::WorkDir;
@@ -115,6 +115,7 @@ pub(super) fn outlined(
         work,
         latest: times.latest,
         downloads: &Downloads::default(),
+        known: &known_files(settings, context),
     };
     let ahead = Ahead::look(&keys, &cache);
     outline(Some(&Looked { ahead: &ahead, cache: &cache }))

@@ -13,7 +13,7 @@ use super::images::{Images, NamedContext};
 use super::run_mounts::origin;
 use super::stage::shown;
 use super::work::WorkDir;
-use crate::cache::{Cache, Record};
+use crate::cache::{Cache, Record, Settings};
 use crate::context::{Context, Ignore, http};
 use crate::dockerfile::{Dockerfile, Instruction, Located};
 use crate::image::{Digest, Image, ImageConfig};
@@ -21,7 +21,7 @@ use crate::plan::{
     Action, Arguments, Base, BaseImages as _, CopySource, CopyStep, Input, Inputs, Key, Origin,
     Plan, PlannedStage, RunMount, RunStep, Scope, Step, key, step,
 };
-use crate::step::{SourceTree, Wanted, contents, contents_of};
+use crate::step::{KnownFiles, SourceTree, Wanted, contents, contents_of};
 
 /// What keys are computed from.
 pub(super) struct Keys<'a> {
@@ -36,6 +36,8 @@ pub(super) struct Keys<'a> {
     /// What no file of a new layer is younger than.
     pub(super) latest: Option<Timestamp>,
     pub(super) downloads: &'a Downloads,
+    /// Files of the context that did not change since they were hashed.
+    pub(super) known: &'a KnownFiles,
 }
 
 /// A stage at the point up to which it was looked at.
@@ -44,6 +46,14 @@ pub(super) struct Point {
     scope: Scope,
     /// Unknown after a step whose inputs are.
     key: Option<Key>,
+}
+
+/// What is known of the files of a context, beside a cache on this machine.
+pub(super) fn known_files(settings: &Settings, context: &Context) -> KnownFiles {
+    match settings.place.dir().filter(|_| settings.push) {
+        Some(store) => KnownFiles::load(store, &context.dir, settings.now),
+        None => KnownFiles::default(),
+    }
 }
 
 impl Keys<'_> {
@@ -55,6 +65,7 @@ impl Keys<'_> {
             let end = self.of_stage(stage, cache, &ends, &mut steps);
             ends.insert(stage.number, end);
         }
+        self.known.save();
         steps
     }
 
@@ -158,7 +169,7 @@ impl Keys<'_> {
     /// The inputs of a COPY from a tree that is there now; nothing where they cannot be read.
     pub(super) fn of_copied(&self, copy: &CopyStep, sources: &SourceTree<'_>) -> Option<Inputs> {
         let mut content = vec![key::copied()];
-        content.extend(self.content_in(copy, sources)?);
+        content.extend(self.content_in(copy, sources, None)?);
         for source in &copy.sources {
             match source {
                 CopySource::Path(_) => {}
@@ -279,11 +290,16 @@ impl Keys<'_> {
 
     /// What a COPY brings of a context.
     fn content_of(&self, copy: &CopyStep) -> Option<Vec<Input>> {
-        self.content_in(copy, &self.sources(&copy.from)?)
+        self.content_in(copy, &self.sources(&copy.from)?, Some(self.known))
     }
 
     /// What a COPY brings of a tree.
-    fn content_in(&self, copy: &CopyStep, sources: &SourceTree<'_>) -> Option<Vec<Input>> {
+    fn content_in(
+        &self,
+        copy: &CopyStep,
+        sources: &SourceTree<'_>,
+        known: Option<&KnownFiles>,
+    ) -> Option<Vec<Input>> {
         let exclude = match copy.exclude.as_slice() {
             [] => None,
             patterns => Some(Ignore::new(patterns).ok()?),
@@ -291,8 +307,8 @@ impl Keys<'_> {
         let (interrupt, mut brought) = (self.interrupt, Vec::new());
         for source in &copy.sources {
             let CopySource::Path(pattern) = source else { continue };
-            let wanted =
-                Wanted { parents: copy.parents, exclude: exclude.as_ref(), latest: self.latest };
+            let (parents, exclude, latest) = (copy.parents, exclude.as_ref(), self.latest);
+            let wanted = Wanted { parents, exclude, latest, known };
             let found = contents(sources, pattern, wanted, &|| interrupt.is_triggered());
             match found {
                 Ok(found) => brought.extend(found),

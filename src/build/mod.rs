@@ -168,10 +168,14 @@ pub enum SnapshotMode {
 /// The first thing that went wrong; no tag was moved then, unless it was the push of a further
 /// destination, and nothing is left on disk.
 pub fn build(order: &Order, interrupt: &Interrupt) -> Result<Built, Failure> {
-    within(order, interrupt, |context, registry, work| {
+    let built = within(order, interrupt, |context, registry, work| {
         let dockerfile = parse(context)?;
         run(order, interrupt, context, &dockerfile, registry, work)
-    })
+    });
+    if !interrupt.is_triggered() {
+        run_mounts::trim(&order.mounts);
+    }
+    built
 }
 
 /// Does something with the context, a registry client and a working directory that goes afterwards.
@@ -321,7 +325,13 @@ fn whole(builder: &Builder<'_>, plan: &Plan<'_>) -> Result<Built, Failure> {
     // As with Docker, annotations of the base speak of the base.
     let image = image.with_config(config).with_annotations(order.outputs.annotations.clone());
     let uploads = stages.into_uploads();
-    order.outputs.publish(&image, registry, uploads, images, work).inspect_err(|_| {
+    let published = std::thread::scope(|scope| {
+        // The trees have done their duty, and large ones take a while to go. Where they do not, the end
+        // of the working directory tells why.
+        scope.spawn(|| work.clear_stages().is_ok());
+        order.outputs.publish(&image, registry, uploads, images, work)
+    });
+    published.inspect_err(|_| {
         // What the destination did not get may be a layer that the cache no longer has.
         if let Some(cache) = builder.cache.filter(|_| !builder.interrupt.is_triggered()) {
             cache.verify_used();

@@ -18,7 +18,7 @@ use crate::rootfs::{Choice, Exclusions, Isolation, Rootfs};
 pub struct OwnRoot {
     /// `--pre-cleanup`: it is empty when the first stage begins.
     pub clean_before: bool,
-    /// `--cleanup`: it is emptied after the build, however that ended.
+    /// `--cleanup`: it is emptied after the build, also after one that failed.
     pub clean_after: bool,
     /// `--preserve-context`: what was there is put back after that.
     pub put_back: bool,

@@ -8,11 +8,11 @@ use tracer::Hidden;
 
 use super::stage::Stages;
 use crate::plan::{BaseImages as _, Origin, RunMount};
-use crate::report::{Explain as _, Failure};
+use crate::report::{Explain as _, Failure, bytes};
 use crate::rootfs::Isolation;
 use crate::step::{
     AgentSource, CacheDir, CacheError, CacheKey, CacheStore, Content, Copier, CopyRules, Mounted,
-    Mounts, SourceTree,
+    Mounts, SourceTree, Trimmed,
 };
 
 /// What mounts are made of.
@@ -24,6 +24,8 @@ pub struct MountSources {
     pub agents: BTreeMap<String, AgentSource>,
     /// The directory that caches are kept in.
     pub caches: PathBuf,
+    /// What they may take on disk when a build ends, in bytes.
+    pub cache_limit: Option<u64>,
     /// What their names begin with.
     pub cache_namespace: String,
 }
@@ -35,6 +37,20 @@ impl MountSources {
             AgentSource::Socket(path) => Some(path.as_path()),
             AgentSource::Keys(_) => None,
         })
+    }
+}
+
+/// Keeps caches below their limit. What cannot be removed is no reason for a build to fail.
+pub(super) fn trim(sources: &MountSources) {
+    let Some(limit) = sources.cache_limit else { return };
+    match CacheStore::new(&sources.caches).trim(limit) {
+        Ok(Trimmed { caches: 0, .. }) => {}
+        Ok(Trimmed { caches, bytes: gone }) => {
+            tracing::info!("Emptied {caches} caches of mounts, {}, to keep the limit", bytes(gone));
+        }
+        Err(error) => {
+            tracing::warn!("the caches of mounts are not kept below their limit: {error}");
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use super::ahead::Ahead;
 use super::builder::Builder;
 use super::by_content::ByContent;
 use super::downloads::Downloads;
-use super::keys::Keys;
+use super::keys::{Keys, known_files};
 use super::layers::{Gathered, flavor_for};
 use super::needs::touches_root;
 use super::repositories;
@@ -19,6 +19,7 @@ use crate::plan::{Action, Base, Plan, PlannedStage, Scope, step};
 use crate::registry::PendingUpload;
 use crate::report::Failure;
 use crate::rootfs::Rootfs;
+use crate::step::KnownFiles;
 
 /// A stage that is built.
 pub(super) struct Finished {
@@ -44,6 +45,7 @@ pub(super) struct Stages<'a, 'p> {
     pub(super) prepared: HashMap<usize, Rootfs>,
     /// Files of the web that were fetched, by URL.
     pub(super) downloads: Downloads,
+    known: KnownFiles,
     pub(super) ahead: Ahead,
     uploads: Vec<PendingUpload>,
 }
@@ -52,9 +54,11 @@ impl<'a, 'p> Stages<'a, 'p> {
     pub(super) fn new(builder: &'a Builder<'a>, plan: &'p Plan<'p>) -> Result<Self, Failure> {
         let (finished, foreign, uploads) = (HashMap::new(), HashMap::new(), Vec::new());
         let (downloads, ahead) = (Downloads::default(), Ahead::nothing(plan));
+        let known =
+            builder.cache.map(|it| known_files(it.settings(), builder.context)).unwrap_or_default();
         let prepared = HashMap::new();
         let mut stages =
-            Self { builder, plan, finished, foreign, prepared, downloads, ahead, uploads };
+            Self { builder, plan, finished, foreign, prepared, downloads, known, ahead, uploads };
         if let Some(cache) = builder.cache {
             stages.ahead = Ahead::look(&stages.keys(), cache);
         }
@@ -81,6 +85,7 @@ impl<'a, 'p> Stages<'a, 'p> {
             work,
             latest,
             downloads,
+            known: &self.known,
         }
     }
 

@@ -91,7 +91,8 @@ impl BlobFile {
         Self(Arc::new(Place::Kept(path.into())))
     }
 
-    /// A file that lives as long as its last clone.
+    /// A file that lives as long as its last clone, and whose bytes were hashed when it was written: they
+    /// are those of the descriptor it goes with.
     #[must_use]
     pub fn temporary(path: TempPath) -> Self {
         let written = || {

@@ -43,6 +43,12 @@ impl Digest {
         Self(bytes)
     }
 
+    /// Its 32 raw bytes.
+    #[must_use]
+    pub fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+
     /// The 64 hexadecimal digits, without the algorithm.
     #[must_use]
     pub fn hex(&self) -> String {

@@ -34,6 +34,8 @@ pub(crate) struct Client {
     pub(crate) uploads: Semaphore,
     /// Each blob is sent once to a repository, however many ask for it.
     pub(crate) arrivals: Mutex<Arrivals>,
+    /// Registries that did not take a blob with the request that begins its upload.
+    pub(crate) takes_no_whole: Mutex<HashSet<String>>,
     /// Hosts that have answered: a refused connection there is a hiccup and not a wrong name.
     answered: Mutex<HashSet<String>>,
 }
@@ -152,6 +154,7 @@ impl Client {
             downloads: Semaphore::new(settings.parallel.max(1)),
             uploads: Semaphore::new(settings.parallel.max(1)),
             arrivals: Mutex::default(),
+            takes_no_whole: Mutex::default(),
             answered: Mutex::default(),
             settings,
         })

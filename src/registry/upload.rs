@@ -2,9 +2,10 @@
 //! that works, and else in one stream, which is resumed where it broke, or sent
 //! anew in chunks to registries that forget what a broken stream brought.
 
+use std::collections::HashSet;
 use std::io::SeekFrom;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +29,10 @@ const READ: usize = 256 << 10;
 
 /// Blobs of up to this many bytes are sent in one request after the first.
 const SMALL: u64 = 1 << 20;
+
+/// Blobs of up to this many bytes come with the request that begins their upload, where a registry takes
+/// them so; more would not be read before the answer by those that do not.
+const WHOLE: u64 = 64 << 10;
 
 /// The first size of chunks once a stream has broken, in bytes; they shrink from there.
 const CHUNK: u64 = 16 << 20;
@@ -198,7 +203,10 @@ impl Upload<'_> {
     ) -> Result<(), Failure> {
         let mut current = match session.take() {
             Some(session) => session,
-            None => Session { url: self.begin().await?, offset: 0 },
+            None => match self.begin(body).await? {
+                Some(url) => Session { url, offset: 0 },
+                None => return Ok(()),
+            },
         };
         *session = Some(current.clone());
         while current.offset < self.wanted.size && self.wanted.size > SMALL {
@@ -208,14 +216,54 @@ impl Upload<'_> {
         self.complete(&current, body).await
     }
 
-    async fn begin(&self) -> Result<Url, Failure> {
+    /// Begins a session; `None` where the blob has arrived with that.
+    async fn begin(&self, body: &Body) -> Result<Option<Url>, Failure> {
+        let whole = self.wanted.size <= WHOLE
+            && !self.takes_no_whole().contains(self.repository.registry());
+        if whole {
+            match self.post_whole(body).await? {
+                Posted::Arrived => return Ok(None),
+                Posted::Begun(url) => return Ok(Some(url)),
+                Posted::Refused => {}
+            }
+        }
         let url = self.url("blobs/uploads/").await?;
-        let request = self.request(Method::POST, url.clone());
+        let request = self.request(Method::POST, url);
         let response = self.client.try_once(&request).await?;
         match response.status() {
-            StatusCode::ACCEPTED => Ok(location(&self.what, response.url(), &response)?),
+            StatusCode::ACCEPTED => Ok(Some(location(&self.what, response.url(), &response)?)),
             _ => Err(self.client.refusal(&request, response).await.into()),
         }
+    }
+
+    /// Sends the blob with the request that begins its upload (distribution-spec, "single POST"). A
+    /// registry need not take it; one that does not is not asked again.
+    async fn post_whole(&self, body: &Body) -> Result<Posted, Failure> {
+        let mut url = self.url("blobs/uploads/").await?;
+        url.query_pairs_mut().append_pair("digest", &self.wanted.digest.to_string());
+        let request = self
+            .request(Method::POST, url)
+            .with_body(part(body, 0, self.wanted.size))
+            .with_header(CONTENT_TYPE, OCTETS)?;
+        let answer = self.client.try_once(&request).await;
+        if answer.as_ref().is_ok_and(|it| it.status() == StatusCode::CREATED) {
+            return Ok(Posted::Arrived);
+        }
+        self.takes_no_whole().insert(self.repository.registry().to_owned());
+        let response = answer?;
+        match response.status() {
+            StatusCode::ACCEPTED => {
+                Ok(Posted::Begun(location(&self.what, response.url(), &response)?))
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Err(self.client.refusal(&request, response).await.into())
+            }
+            _ => Ok(Posted::Refused),
+        }
+    }
+
+    fn takes_no_whole(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.client.takes_no_whole.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends the next chunk, or all that is left; answers where the session goes on.
@@ -296,6 +344,13 @@ impl Upload<'_> {
             Session { url, offset }
         })
     }
+}
+
+/// What became of a blob that came with the first request.
+enum Posted {
+    Arrived,
+    Begun(Url),
+    Refused,
 }
 
 /// An upload that has begun.

@@ -160,3 +160,50 @@ fn a_digest_has_no_newline_and_makes_its_directories() {
     assert_eq!(fs::read_to_string(&path).unwrap(), Digest::of(b"x").to_string());
     assert_eq!(names(&dir.path().join("a/b")), ["digest"]);
 }
+
+/// The same image, its layers in files that this program hashed and that nobody else has.
+fn in_temporary_files(image: &Image, dir: &Path) -> Image {
+    image.layers().iter().fold(image.clone(), |image, layer| {
+        let file = tempfile::NamedTempFile::new_in(dir).unwrap();
+        fs::copy(layer.blob.path(layer.descriptor.digest).unwrap(), file.path()).unwrap();
+        let file = BlobFile::temporary(file.into_temp_path());
+        image.with_blob(layer.descriptor.digest, &Blob::File(file))
+    })
+}
+
+#[test]
+fn a_hashed_layer_is_linked_where_that_is_possible_and_never_taken_once_changed() {
+    use std::os::unix::fs::MetadataExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+    let kept = image(Flavor::Oci, dir.path());
+    for (out, linked) in [(dir.path(), true), (elsewhere.path(), false)] {
+        let image = in_temporary_files(&kept, dir.path());
+        let layout = out.join("layout");
+        write_oci_layout(&image, None, &layout).unwrap();
+        for layer in image.layers() {
+            let digest = layer.descriptor.digest;
+            let from = fs::metadata(layer.blob.path(digest).unwrap()).unwrap();
+            let path = layout.join("blobs/sha256").join(digest.hex());
+            let to = fs::metadata(&path).unwrap();
+            assert_eq!((from.dev(), from.ino()) == (to.dev(), to.ino()), linked, "{path:?}");
+            assert_eq!(to.mode() & 0o777, 0o644, "{path:?}");
+            assert_eq!(Digest::of(&fs::read(&path).unwrap()), digest);
+        }
+        drop(image);
+        assert!(from_layout(&layout, None, &Platform::host()).is_ok(), "it stays when they go");
+
+        let image = in_temporary_files(&kept, dir.path());
+        let changed = &image.layers()[1];
+        let path = changed.blob.path(changed.descriptor.digest).unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[0] ^= 1;
+        let before = fs::metadata(&path).unwrap().ctime_nsec();
+        while tempfile::tempfile_in(dir.path()).unwrap().metadata().unwrap().ctime_nsec() == before
+        {
+        }
+        fs::write(&path, bytes).unwrap();
+        let error = write_oci_layout(&image, None, &layout).unwrap_err();
+        assert!(matches!(error, SinkError::Layer { .. }), "{error}");
+    }
+}

@@ -20,6 +20,7 @@ use rustix::fs::{FileType, Stat};
 use snapshot::Timestamp;
 
 use super::copy::{CopyError, xattrs_of};
+use super::known::KnownFiles;
 use super::selection::{Part, Verdict};
 use super::sources::{Found, SourceTree, open_file, split_last, stat_at};
 use crate::context::Ignore;
@@ -39,6 +40,8 @@ pub struct Wanted<'a> {
     pub exclude: Option<&'a Ignore>,
     /// Times count, and none is later than this.
     pub latest: Option<Timestamp>,
+    /// Files that did not change since they were hashed.
+    pub known: Option<&'a KnownFiles>,
 }
 
 /// What the sources `written` bring, each file and directory by the name that it gets.
@@ -65,7 +68,7 @@ pub fn contents(
         }
     }
     let Listing { items, dirs, .. } = listing;
-    let mut inputs = hashed(sources, &items, wanted.latest, interrupted)?;
+    let mut inputs = hashed(sources, &items, wanted, interrupted)?;
     // An empty directory makes its destination; a pattern that matches nothing does not.
     let counted = Framed::new("directories").number(dirs.len() as u64);
     let times =
@@ -87,7 +90,7 @@ pub fn contents_of(
     let mut listing =
         Listing { sources, exclude: None, items: Vec::new(), dirs: Vec::new(), interrupted };
     listing.source(found, None)?;
-    hashed(sources, &listing.items, None, interrupted)
+    hashed(sources, &listing.items, Wanted::default(), interrupted)
 }
 
 /// One path that is copied.
@@ -175,7 +178,7 @@ impl Listing<'_, '_> {
 fn hashed(
     sources: &SourceTree<'_>,
     items: &[Item],
-    latest: Option<Timestamp>,
+    wanted: Wanted<'_>,
     interrupted: &(dyn Fn() -> bool + Sync),
 ) -> Result<Vec<Input>, CopyError> {
     let groups = link_groups(items);
@@ -189,7 +192,7 @@ fn hashed(
             if interrupted() {
                 return Err(CopyError::Interrupted);
             }
-            own.push((at, digest(sources, item, groups.get(&at).copied(), latest)?));
+            own.push((at, digest(sources, item, groups.get(&at).copied(), wanted)?));
         }
         done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(own);
         Ok(())
@@ -237,7 +240,7 @@ fn digest(
     sources: &SourceTree<'_>,
     item: &Item,
     linked_to: Option<&Path>,
-    latest: Option<Timestamp>,
+    wanted: Wanted<'_>,
 ) -> Result<Digest, CopyError> {
     let failed = |error| sources.at(&item.path, error);
     let kind = FileType::from_raw_mode(item.stat.st_mode);
@@ -247,7 +250,7 @@ fn digest(
     if sources.keeps_owners() {
         framed = framed.number(u64::from(item.stat.st_uid)).number(u64::from(item.stat.st_gid));
     }
-    if let Some(latest) = latest {
+    if let Some(latest) = wanted.latest {
         framed = timed(framed, modified(&item.stat).min(latest));
     }
     if let Some(first) = linked_to {
@@ -258,9 +261,15 @@ fn digest(
     let name = || name.clone().ok_or_else(|| failed(io::ErrorKind::NotFound.into()));
     match kind {
         FileType::RegularFile => {
-            let file = open_file(&dir()?, &name()?).map_err(failed)?;
-            framed = with_xattrs(framed, &file).map_err(failed)?;
-            framed = framed.digest(content(file).map_err(failed)?);
+            let known = wanted.known.and_then(|known| known.find(&item.stat));
+            let body = match known {
+                Some(body) => body,
+                None => {
+                    let file = open_file(&dir()?, &name()?).map_err(failed)?;
+                    body(file, wanted.known).map_err(failed)?
+                }
+            };
+            framed = framed.digest(body);
         }
         FileType::Directory => {
             let opened = File::from(sources.open_dir(&item.path).map_err(failed)?);
@@ -276,6 +285,17 @@ fn digest(
         FileType::Fifo | FileType::Socket | FileType::Unknown => {}
     }
     Ok(framed.finish())
+}
+
+/// Attributes and content of a file.
+fn body(file: File, known: Option<&KnownFiles>) -> io::Result<Digest> {
+    let stat = rustix::fs::fstat(&file)?;
+    let framed = with_xattrs(Framed::new("body"), &file)?;
+    let body = framed.digest(content(file)?).finish();
+    if let Some(known) = known {
+        known.note(&stat, body);
+    }
+    Ok(body)
 }
 
 fn timed(framed: Framed, time: Timestamp) -> Framed {

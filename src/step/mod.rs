@@ -6,6 +6,7 @@ pub mod add;
 mod chmod;
 mod contents;
 mod copy;
+mod known;
 mod mounts;
 mod network;
 mod output;
@@ -17,9 +18,10 @@ mod workdir;
 pub use chmod::{BadMode, Chmod};
 pub use contents::{Wanted, contents, contents_of};
 pub use copy::{Copier, CopyError, CopyRules};
+pub use known::KnownFiles;
 pub use mounts::{
     AgentSource, BadKey, CacheDir, CacheError, CacheKey, CacheStore, Content, KeyRing, MountError,
-    Mounted, Mounts,
+    Mounted, Mounts, Trimmed,
 };
 pub use run::{Ran, RunError, Runner, run};
 pub use sources::{Found, SourceTree};

@@ -24,6 +24,7 @@
 //! file's times, so nothing may outlive the look at the tree.
 
 mod arch;
+mod arriving;
 mod command;
 mod directories;
 mod error;

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::AtFlags;
 
+use crate::arriving::Arriving;
 use crate::directories::Directories;
 use crate::error::{Errno, Error};
 use crate::sys;
@@ -69,6 +70,7 @@ pub(crate) struct View {
     /// or goes while a view is in use.
     proc_levels: BTreeMap<Vec<u8>, Option<usize>>,
     directories: Directories,
+    pub(crate) arriving: Arriving,
     pub(crate) from_cache: u64,
 }
 
@@ -102,6 +104,7 @@ impl View {
             our_proc: our_proc.ok().map(|proc| proc.device),
             proc_levels: BTreeMap::new(),
             directories: Directories::default(),
+            arriving: Arriving::default(),
             from_cache: 0,
         })
     }
@@ -122,9 +125,9 @@ impl View {
         }
     }
 
-    /// Whether `path` is a directory now.
-    pub(crate) fn is_directory(&self, path: &[u8]) -> bool {
-        self.identity(path, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|file| file.is_directory)
+    /// What is at `path` now.
+    pub(crate) fn look(&self, path: &[u8]) -> Option<Identity> {
+        self.identity(path, AtFlags::SYMLINK_NOFOLLOW).ok()
     }
 
     /// What was known about `path` and below does not hold any more.
@@ -153,6 +156,7 @@ impl View {
         // Either end means the directory that a link leads to.
         let follow = follow || name.ends_with(b"/") || name.ends_with(b"/.");
         if let Some(path) = self.shortcut(tracee, &start, name, follow) {
+            self.arriving.uses(&path, follow, tracee.tid());
             return Ok(vec![path]);
         }
         if origin.is_root {
@@ -162,6 +166,9 @@ impl View {
             Walk { tracee, root, at: start, follow, rest: Vec::new(), links: 0, found: Vec::new() };
         walk.push(name);
         self.walk(&mut walk)?;
+        for path in &walk.found {
+            self.arriving.uses(path, follow, tracee.tid());
+        }
         Ok(walk.found)
     }
 
@@ -242,6 +249,9 @@ impl View {
             self.from_cache += 1;
         }
         append(&mut path, last);
+        if follow {
+            self.arriving.look(&path, tracee.tid());
+        }
         (!follow || is_no_link(&self.read_link(tracee, &path))).then_some(path)
     }
 
@@ -252,6 +262,7 @@ impl View {
         while let Some(component) = walk.rest.pop() {
             let is_last = walk.rest.is_empty();
             if component == b".." {
+                self.arriving.uses(&walk.at, true, walk.tracee.tid());
                 walk.up();
                 if is_last {
                     walk.found.push(walk.at.clone());
@@ -280,6 +291,7 @@ impl View {
         is_last: bool,
     ) -> Result<std::ops::ControlFlow<()>, Trouble> {
         use std::ops::ControlFlow::{Break, Continue};
+        self.arriving.look(&candidate, walk.tracee.tid());
         if is_last {
             walk.found.push(candidate.clone());
         }
@@ -325,6 +337,7 @@ impl View {
         is_last: bool,
     ) -> Result<std::ops::ControlFlow<()>, Trouble> {
         use std::ops::ControlFlow::{Break, Continue};
+        self.arriving.uses(link, true, walk.tracee.tid());
         walk.links += 1;
         if walk.links > MAX_LINKS {
             return Ok(Break(()));

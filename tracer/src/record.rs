@@ -22,6 +22,9 @@ const SOCKETCALL_BIND: u64 = 2;
 pub(crate) enum Effect {
     /// It was recorded, or changes nothing.
     Recorded,
+    /// It was recorded, but may lead elsewhere by what these threads do, or have
+    /// led theirs elsewhere.
+    Unsure(Vec<i32>),
     /// It asks for a child that escapes the tracer.
     Escape,
     /// It asks to trace a process, and will be refused.
@@ -60,15 +63,29 @@ impl Record {
         let Some((_, call)) = find(stopped) else {
             return Effect::Blind(Blindness::Call("a system call of another tracer's filter"));
         };
+        self.view.arriving.begin(tid, stopped.number);
         let mut held = std::mem::take(&mut self.held);
         let event = Event { tracee: held.thread(tid), args: &stopped.args };
         let noted = self.note(call, &event);
         self.held = held;
-        noted.unwrap_or_else(|trouble| settle(trouble, call.name, tid))
+        let others = self.view.arriving.take_doubtful();
+        let others =
+            others.into_iter().filter(|(tid, number)| !Tracee::new(*tid).has_left(*number));
+        let others: Vec<i32> = others.map(|(tid, _)| tid).collect();
+        match noted.unwrap_or_else(|trouble| settle(trouble, call.name, tid)) {
+            Effect::Recorded if !others.is_empty() => Effect::Unsure(others),
+            effect => effect,
+        }
+    }
+
+    /// What a thread did has happened, because it has stopped again or is gone.
+    pub(crate) fn done(&mut self, tid: i32) {
+        self.view.arriving.gone(tid);
     }
 
     /// Records what a descriptor leads to that was just opened.
     pub(crate) fn opened(&mut self, tid: i32, fd: i32) -> Effect {
+        self.done(tid);
         let noted = match self.view.descriptor(Tracee::new(tid), fd) {
             Ok(found) => Ok(self.insert_all(found.into_iter().collect())),
             Err(trouble) => Err(trouble),
@@ -91,16 +108,17 @@ impl Record {
             }
             Shape::OpenHow { at, path, how } => return self.open_how(event, at, path, how),
             Shape::Path { at, path, follow } => return self.path(event, at, path, follow),
-            Shape::Entry { at, path } => return self.entry(event, event.origin(at), path),
+            Shape::Entry { at, path } => {
+                let makes_link = call.name.starts_with("symlink");
+                return self.entry(event, event.origin(at), path, makes_link);
+            }
             Shape::Fd(fd) => return self.descriptor(event, event.fd(fd)),
             Shape::Rename { old_at, old, new_at, new } => {
                 return self.rename(event, (old_at, old), (new_at, new));
             }
             Shape::Link { old_at, old, new_at, new, flags } => {
                 let flags = flags.map_or(0, |flags| event.flags(flags));
-                let linked = self.linked(event, event.origin(old_at), old, flags)?;
-                let entry = self.entry(event, event.origin(new_at), new)?;
-                return Ok(linked.and(entry));
+                return self.link(event, (old_at, old), (new_at, new), flags);
             }
             Shape::Bind { addr, len } => {
                 return self.bind(event, event.args[addr], event.args[len]);
@@ -167,13 +185,49 @@ impl Record {
         self.resolve(event, origin, &text, follow)
     }
 
-    fn entry(&mut self, event: &Event<'_>, origin: Origin, path: Arg) -> Result<Effect, Trouble> {
+    fn entry(
+        &mut self,
+        event: &Event<'_>,
+        origin: Origin,
+        path: Arg,
+        makes_link: bool,
+    ) -> Result<Effect, Trouble> {
         let text = event.tracee.string(event.args[path])?;
         let found = self.view.resolve(event.tracee, origin, &text, false)?;
         for path in &found {
             self.view.forget(path);
+            if makes_link {
+                self.view.arriving.expect(path, event.tracee.tid());
+            }
         }
         Ok(self.insert_all(found))
+    }
+
+    /// Another name of a file, which may be a link itself.
+    fn link(
+        &mut self,
+        event: &Event<'_>,
+        (old_at, old): (Option<Arg>, Arg),
+        (new_at, new): (Option<Arg>, Arg),
+        flags: i32,
+    ) -> Result<Effect, Trouble> {
+        let text = event.tracee.string(event.args[old])?;
+        let origin = event.origin(old_at);
+        if text.is_empty() && flags & libc::AT_EMPTY_PATH != 0 {
+            let linked = self.descriptor(event, origin.at)?;
+            return Ok(linked.and(self.entry(event, event.origin(new_at), new, true)?));
+        }
+        let follow = flags & libc::AT_SYMLINK_FOLLOW != 0;
+        let found = self.view.resolve(event.tracee, origin, &text, follow)?;
+        let is_link = !follow && found.iter().any(|path| self.is_link(event, path));
+        let linked = self.insert_all(found);
+        Ok(linked.and(self.entry(event, event.origin(new_at), new, is_link)?))
+    }
+
+    /// Whether a link is there, or may be by the time of the call.
+    fn is_link(&self, event: &Event<'_>, path: &[u8]) -> bool {
+        self.view.look(path).is_some_and(|file| file.is_link)
+            || self.view.arriving.is_expected(path, event.tracee.tid())
     }
 
     fn rename(
@@ -186,29 +240,21 @@ impl Record {
         let new_name = event.tracee.string(event.args[new.1])?;
         let mut found = self.view.resolve(event.tracee, event.origin(old.0), &old_name, false)?;
         found.extend(self.view.resolve(event.tracee, event.origin(new.0), &new_name, false)?);
-        // An exchange moves a directory that has the new name, too.
-        let moves_tree = found.iter().any(|path| self.view.is_directory(path));
+        // An exchange moves what has the new name, too.
+        let files: Vec<_> = found.iter().filter_map(|path| self.view.look(path)).collect();
+        let moves_tree = files.iter().any(|file| file.is_directory);
+        let moves_link = files.iter().any(|file| file.is_link)
+            || found.iter().any(|path| self.view.arriving.is_expected(path, event.tracee.tid()));
         for path in &found {
             self.view.forget(path);
+            if moves_link {
+                self.view.arriving.expect(path, event.tracee.tid());
+            }
             if moves_tree && let Some(inside) = self.view.inside(path) {
                 self.trees.insert(rooted(inside));
             }
         }
         Ok(self.insert_all(found))
-    }
-
-    fn linked(
-        &mut self,
-        event: &Event<'_>,
-        origin: Origin,
-        path: Arg,
-        flags: i32,
-    ) -> Result<Effect, Trouble> {
-        let text = event.tracee.string(event.args[path])?;
-        if text.is_empty() && flags & libc::AT_EMPTY_PATH != 0 {
-            return self.descriptor(event, origin.at);
-        }
-        self.resolve(event, origin, &text, flags & libc::AT_SYMLINK_FOLLOW != 0)
     }
 
     fn bind(&mut self, event: &Event<'_>, address: u64, length: u64) -> Result<Effect, Trouble> {

@@ -116,6 +116,10 @@ impl Tracee<'_> {
         Tracee { tid, held: None }
     }
 
+    pub(crate) fn tid(self) -> i32 {
+        self.tid
+    }
+
     /// The string at `address`, without its zero.
     pub(crate) fn string(self, address: u64) -> Result<Vec<u8>, Refusal> {
         let mut text = Vec::new();
@@ -284,6 +288,17 @@ impl Tracee<'_> {
         Some((of("NStgid:")?, of("NSpid:")?))
     }
 
+    /// Whether it is not in the system call of this number any more.
+    pub(crate) fn has_left(self, number: u64) -> bool {
+        match std::fs::read_to_string(format!("/proc/{}/syscall", self.tid)) {
+            // It says `running` of one that may be on its way into the call, or out of it.
+            Ok(text) => text.split_ascii_whitespace().next().is_some_and(|word| {
+                word.parse::<i64>().is_ok_and(|now| now != number.cast_signed())
+            }),
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        }
+    }
+
     /// How many seccomp filters judge its calls; `None` before Linux 5.9.
     pub(crate) fn filters(self) -> Option<u32> {
         numbers(&self.status()?, "Seccomp_filters:").next()
@@ -340,6 +355,7 @@ pub(crate) struct Identity {
     pub(crate) inode: u64,
     pub(crate) names: u64,
     pub(crate) is_directory: bool,
+    pub(crate) is_link: bool,
 }
 
 impl Identity {
@@ -349,6 +365,7 @@ impl Identity {
         flags: AtFlags,
     ) -> Result<Identity, Errno> {
         let stat = rustix::fs::statat(dir, path, flags).map_err(kernel_errno)?;
+        let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
         Ok(Identity {
             device: stat.st_dev,
             inode: stat.st_ino,
@@ -357,7 +374,8 @@ impl Identity {
                 expect(clippy::useless_conversion, reason = "u32 on aarch64")
             )]
             names: u64::from(stat.st_nlink),
-            is_directory: rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir(),
+            is_directory: kind.is_dir(),
+            is_link: kind.is_symlink(),
         })
     }
 

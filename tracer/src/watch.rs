@@ -256,12 +256,22 @@ impl Watch {
         };
         match effect {
             Effect::Recorded => {
-                self.stats.resolved += 1;
-                self.unlocked.remove(&tid);
+                self.resolved(tid);
                 if self.strict && opens(&call) {
-                    self.diverted.remove(&tid);
-                    self.opening.insert(tid);
-                    return stopped.resume(Go::ToCallExit);
+                    return self.await_opened(stopped);
+                }
+            }
+            Effect::Unsure(others) => {
+                self.resolved(tid);
+                if opens(&call) {
+                    return self.await_opened(stopped);
+                }
+                if !others.iter().all(|other| self.opening.contains(other)) {
+                    self.lose_sight(Blindness::Unresolved {
+                        call: find(&call).map_or("a call", |(_, call)| call.name),
+                        pid: tid,
+                        why: "a link may come in its way, or in that of another process".to_owned(),
+                    });
                 }
             }
             Effect::Trace => self.denied.ptrace = true,
@@ -315,6 +325,18 @@ impl Watch {
         stopped.resume(Go::On(0))
     }
 
+    fn resolved(&mut self, tid: i32) {
+        self.stats.resolved += 1;
+        self.unlocked.remove(&tid);
+    }
+
+    /// Lets an open happen, and stops again to see what it opened.
+    fn await_opened(&mut self, stopped: Stopped) -> Result<(), Error> {
+        self.diverted.remove(&stopped.0);
+        self.opening.insert(stopped.0);
+        stopped.resume(Go::ToCallExit)
+    }
+
     fn look_up_opened(&mut self, tid: i32) {
         let Ok(Some(fd)) = trace::answer(tid) else { return };
         let Some(record) = self.record.as_mut() else { return };
@@ -323,7 +345,7 @@ impl Watch {
             Effect::Locked(why) => {
                 self.lose_sight(Blindness::Unresolved { call: "open", pid: tid, why });
             }
-            Effect::Recorded | Effect::Escape | Effect::Trace => {}
+            Effect::Recorded | Effect::Unsure(_) | Effect::Escape | Effect::Trace => {}
         }
     }
 
@@ -340,6 +362,9 @@ impl Watch {
         self.opening.remove(&tid);
         self.diverted.remove(&tid);
         self.unlocked.remove(&tid);
+        if let Some(record) = &mut self.record {
+            record.done(tid);
+        }
     }
 }
 

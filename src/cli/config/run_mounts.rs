@@ -37,6 +37,10 @@ pub(super) fn sources(
             "" => kaniko_dir.to_owned(),
             dir => around.here.join(dir),
         },
+        cache_limit: match flags.cache_mount_limit.as_str() {
+            "" => None,
+            text => Some(super::size("--cache-mount-limit", text)?),
+        },
     })
 }
 

@@ -11,8 +11,8 @@ pub(in crate::cli) struct OwnRootFlags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub(in crate::cli) pre_cleanup: GoBool,
 
-    /// Empties the root file system after the build, however that ended; in a
-    /// namespace there is nothing to do.
+    /// Empties the root file system after the build, also after one that failed;
+    /// in a namespace there is nothing to do.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub(in crate::cli) cleanup: GoBool,
 

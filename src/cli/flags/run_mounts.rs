@@ -21,4 +21,9 @@ pub(in crate::cli) struct RunMountFlags {
     /// and where --cache looks for base images of the warmer [default: /cache].
     #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true)]
     pub(in crate::cli) cache_dir: String,
+
+    /// What these caches may take on disk when a build ends: bytes, or with a unit, such
+    /// as 20G. What was not used for longest is emptied first [default: no limit].
+    #[arg(long, value_name = "SIZE", default_value = "", hide_default_value = true)]
+    pub(in crate::cli) cache_mount_limit: String,
 }

@@ -222,7 +222,8 @@ fn write_answer(mut stream: &TcpStream, seen: &Seen, answer: &Answer) -> bool {
 }
 
 fn answer(state: &mut State, seen: &Seen) -> Answer {
-    let line = format!("{} {}", seen.method, seen.path);
+    // The space tells a path from one that goes on.
+    let line = format!("{} {} ", seen.method, seen.path);
     if let Some(at) = state.faults.iter().position(|(start, _)| line.starts_with(start)) {
         return state.faults.remove(at).1;
     }

@@ -90,6 +90,10 @@ impl CacheStore {
         Self { dir: dir.join("mounts") }
     }
 
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The cache of `key`, its lock taken: together with others for `shared` unless `alone`, after
     /// the others for `locked`, or one that nobody uses for `private`. A new one is filled by `fill`,
     /// in a directory that is there already, before anybody else sees it.

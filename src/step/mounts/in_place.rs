@@ -432,7 +432,11 @@ impl<'a> Placed<'a> {
             renewed.cache.reclaim(self.interrupt).map_err(io::Error::other)?;
         }
         let beside = renewed.beside.path();
-        std::fs::rename(&renewed.path, beside.join("old"))?;
+        match std::fs::rename(&renewed.path, beside.join("old")) {
+            // Somebody kept a limit meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed?,
+        }
         std::fs::rename(beside.join("content"), &renewed.path)
     }
 }

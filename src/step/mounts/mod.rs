@@ -10,6 +10,7 @@ mod cache;
 mod in_place;
 mod keys;
 mod namespace;
+mod trim;
 
 use std::io;
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ pub use cache::{CacheDir, CacheError, CacheKey, CacheStore};
 pub(super) use in_place::Placed;
 pub use keys::{BadKey, KeyRing};
 pub(super) use namespace::Shows;
+pub use trim::Trimmed;
 
 /// What is seen where.
 #[derive(Debug)]

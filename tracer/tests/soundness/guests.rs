@@ -51,6 +51,37 @@ fn variable(name: &str, value: &Path) -> CString {
     CString::new(text).unwrap()
 }
 
+/// Names and links that another thread exchanges while they are opened.
+#[test]
+fn nothing_is_won_by_a_race_where_opened_files_are_looked_at_twice() {
+    let tracer = Tracer::probe(Choice::Ptrace).unwrap();
+    for guest in ["race_of_a_name", "race_of_a_link"] {
+        for place in Place::ALL {
+            let seen = Scene::new(place).strict(true).run(&tracer, "behaviours", guest).unwrap();
+            assert_eq!(seen.outcome.status, Status::Exited(0), "{guest}, {place:?}");
+            seen.expect_complete();
+        }
+    }
+}
+
+/// A link that comes between a look and a call is noticed, though not where it
+/// leads in every case.
+#[test]
+fn a_race_of_links_is_followed_or_told() {
+    let tracer = Tracer::probe(Choice::Ptrace).unwrap();
+    for place in Place::ALL {
+        let seen = Scene::new(place).run(&tracer, "behaviours", "race_of_a_link").unwrap();
+        assert_eq!(seen.outcome.status, Status::Exited(0), "{place:?}");
+        match &seen.outcome.touched {
+            Touched::Anything(Blindness::Unresolved { why, .. }) => {
+                assert!(why.contains("a link may come in its way"), "{place:?}: {why}");
+            }
+            Touched::Anything(why) => panic!("{place:?}: {why}"),
+            Touched::Only(_) => seen.expect_complete(),
+        }
+    }
+}
+
 #[test]
 fn a_command_that_ends_badly_is_seen_to_its_end() {
     let tracer = Tracer::probe(Choice::Ptrace).unwrap();

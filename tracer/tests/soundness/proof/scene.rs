@@ -42,6 +42,8 @@ pub(crate) struct Scene {
     user: Option<u32>,
     /// What the guest may hold.
     keep: Option<CapSet>,
+    /// Whether opened files are looked at twice.
+    is_strict: bool,
     guests: Arc<Guests>,
 }
 
@@ -67,7 +69,8 @@ impl Scene {
     pub(crate) fn new(place: Place) -> Scene {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let scene = Scene { dir, place, user: None, keep: None, guests: Guests::built() };
+        let guests = Guests::built();
+        let scene = Scene { dir, place, user: None, keep: None, is_strict: false, guests };
         for name in ["proc", "dev", "guest", "work/dir/sub"] {
             fs::create_dir_all(scene.root().join(name)).unwrap();
         }
@@ -93,6 +96,12 @@ impl Scene {
                 self.give(name, user);
             }
         }
+        self
+    }
+
+    /// Has ptrace look at opened files twice.
+    pub(crate) fn strict(mut self, is_strict: bool) -> Scene {
+        self.is_strict = is_strict;
         self
     }
 
@@ -139,6 +148,7 @@ impl Scene {
         let argv = vec![cstring(&program), CString::new(arg).unwrap()];
         let mut command = Command::new(cstring(&program), argv);
         command.capabilities = self.keep;
+        command.strict = self.is_strict;
         command.credentials = self.user.map(|id| Credentials { uid: id, gid: id, groups: vec![] });
         match self.place {
             Place::Plain => command.cwd = cstring(&self.root().join("work")),
