@@ -209,7 +209,8 @@ fn arg_words(arg: &Arg) -> String {
 }
 
 fn assignments(pairs: &Pairs) -> String {
-    let separator = if pairs.legacy { ' ' } else { '=' };
+    // Two blanks: the first one may be escaped by the end of the name.
+    let separator = if pairs.legacy { "  " } else { "=" };
     let words = pairs.items.iter();
     let words = words.map(|pair| format!("{}{separator}{}", pair.key.text, pair.value.text));
     words.collect::<Vec<_>>().join(" ")

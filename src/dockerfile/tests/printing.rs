@@ -124,6 +124,13 @@ proptest! {
     }
 }
 
+#[test]
+fn of_what_once_came_out_otherwise() {
+    for text in ["FROM a\nENV \\\n\\  A=b\n", "FROM a\nLABEL \\  A=b\n"] {
+        check(text.as_bytes()).unwrap();
+    }
+}
+
 /// Neither recursion nor time grows with what someone repeats.
 #[test]
 fn of_repetitions() {
