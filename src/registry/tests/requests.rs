@@ -117,15 +117,15 @@ fn an_upload_at_another_host_is_not_told_who_asks() {
         let stranger = Fake::start();
         let layer = it.image.layers()[0].descriptor.digest;
         let elsewhere = format!("http://{}/v2/a/blobs/uploads/1?signed=x", stranger.host);
-        // The config and the layer ask beside each other; both go there.
-        for _ in 0..2 {
-            it.fake.fault("POST", Answer::status(202).with("Location", &elsewhere));
-        }
+        // The config and the layer ask beside each other; both go there, each to a session of its own.
+        let begin = |session: u32| {
+            let location = format!("{elsewhere}&_state={session}");
+            it.fake.fault("POST", Answer::status(202).with("Location", &location));
+        };
+        (0..2).for_each(begin);
         // The first request brings the token.
         it.registry.check_push(&format!("{}/b:1", it.fake.host).parse().unwrap()).unwrap();
-        for _ in 0..2 {
-            it.fake.fault("POST", Answer::status(202).with("Location", &elsewhere));
-        }
+        (2..4).for_each(begin);
         let _ = it.push();
         let state = stranger.state();
         assert!(!state.seen.is_empty(), "{layer} went nowhere");
