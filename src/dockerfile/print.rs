@@ -242,8 +242,10 @@ fn list(words: &[&str], as_json: bool) -> String {
     if as_json {
         return json(words);
     }
-    let separator = if words.iter().any(|word| word.starts_with('[')) { "\t" } else { " " };
-    words.join(separator)
+    let blank = if words.iter().any(|word| word.starts_with('[')) { "\t" } else { " " };
+    // Two of them where the first one may be escaped by the word before it.
+    let count = if words.iter().any(|word| word.ends_with(['\\', '`'])) { 2 } else { 1 };
+    words.join(&blank.repeat(count))
 }
 
 fn json<S: AsRef<str>>(words: &[S]) -> String {

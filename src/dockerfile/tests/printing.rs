@@ -126,8 +126,13 @@ proptest! {
 
 #[test]
 fn of_what_once_came_out_otherwise() {
-    for text in ["FROM a\nENV \\\n\\  A=b\n", "FROM a\nLABEL \\  A=b\n"] {
-        check(text.as_bytes()).unwrap();
+    for text in [
+        "ENV \\\n\\  A=b\n",
+        "LABEL \\  A=b\n",
+        "COPY A=1 \\  <<'EOT' /raw\nx\nEOT\n",
+        "COPY [ \\  <<EOT /raw\nx\nEOT\n",
+    ] {
+        check(format!("FROM a\n{text}").as_bytes()).unwrap();
     }
 }
 
