@@ -119,7 +119,7 @@ fn keys(home: &Path, files: usize, megabytes: usize, runs: usize) {
         "\nkeys for {files} files of {megabytes} MB\n\n| | keys ms | process s |\n|---|---|---|"
     );
     // Files that were changed just now are not remembered.
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    std::thread::sleep(std::time::Duration::from_secs(75));
     let place = format!("dir:{}", home.join("cache").display());
     for turn in 0..=runs {
         let mut command = executor(home);

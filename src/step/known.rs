@@ -5,10 +5,12 @@
 //! Its device, inode, size and ctime are those of then, on the same boot of the
 //! same kernel. Nobody can set a ctime (inode(7)); a change of content, mode,
 //! owner or attributes makes it the present time, as far as the kernel's clock
-//! goes. So a digest is kept only of a file whose ctime was [`SETTLED`] in the
-//! past when it was read: whatever changes it later changes the ctime, too. And
-//! only where the file system is known to keep that promise: not on the
-//! network, nor in user space.
+//! goes. What is written through a shared mapping changes it only when a page
+//! that was clean becomes dirty (mmap(2), NOTES). So a digest is kept only of a
+//! file whose ctime was [`SETTLED`] in the past when it was read: by then its
+//! pages have been written back, and whatever changes it later changes the
+//! ctime, too. And only where the file system is known to keep that promise:
+//! not on tmpfs, which writes nothing back, nor on the network or in user space.
 
 use std::collections::HashMap;
 use std::fs;
@@ -33,15 +35,15 @@ const ENTRY: usize = 5 * 8 + 32;
 /// The most files that are kept of one context.
 const MOST: usize = 1 << 20;
 
-/// How long ago, in seconds, a file was changed at least; some file systems count whole seconds.
-const SETTLED: i64 = 2;
+/// How long ago, in seconds, a file was changed at least: twice what a page stays dirty by default (30 s, and 5 s
+/// from one look to the next; `vm.dirty_expire_centisecs` of the kernel's `sysctl/vm.rst`).
+const SETTLED: i64 = 70;
 
 /// Lists that nobody used for so long are removed.
 const OLD: Duration = Duration::from_secs(30 * 86_400);
 
-/// ext2 to ext4, XFS, Btrfs, tmpfs, overlayfs, F2FS, ZFS (statfs(2)).
-const PRECISE: [i64; 7] =
-    [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0x794c_7630, 0xF2F5_2010, 0x2FC1_2FC1];
+/// ext2 to ext4, XFS, Btrfs, overlayfs, F2FS, ZFS (statfs(2)).
+const PRECISE: [i64; 6] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x794c_7630, 0xF2F5_2010, 0x2FC1_2FC1];
 
 /// What tells a file, and that it was not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -121,11 +123,16 @@ impl KnownFiles {
         if !PRECISE.contains(&kind) {
             return Err(std::io::Error::other(format!("file system {kind:#x}")));
         }
+        Self::of_precise(store, &dir, now)
+    }
+
+    /// The same, whatever file system it is.
+    fn of_precise(store: &Path, dir: &Path, now: i64) -> std::io::Result<Self> {
         let boot = fs::read("/proc/sys/kernel/random/boot_id")?;
         let name = Framed::new("known").part(&boot).part(dir.as_os_str().as_bytes()).finish();
         let file = store.join("known").join(name.hex());
         let before = fs::read(&file).ok().and_then(|bytes| decode(&bytes)).unwrap_or_default();
-        let dev = fs::metadata(&dir)?.dev();
+        let dev = fs::metadata(dir)?.dev();
         Ok(Self { file: Some(file), dev, now, before, seen: Mutex::default() })
     }
 
@@ -213,6 +220,10 @@ mod tests {
         rustix::fs::stat(path).expect("it is there")
     }
 
+    fn load(store: &Path, dir: &Path, now: i64) -> KnownFiles {
+        KnownFiles::of_precise(store, dir, now).expect("a list")
+    }
+
     /// A time so late that every file has settled.
     const LATER: i64 = i64::MAX / 2;
 
@@ -243,14 +254,14 @@ mod tests {
         for (what, stays, change) in changes {
             let path = dir.path().join("file");
             fs::write(&path, "one").expect("written");
-            let known = KnownFiles::load(store.path(), dir.path(), LATER);
+            let known = load(store.path(), dir.path(), LATER);
             known.note(&stat(&path), Digest::of(b"one"));
             known.save();
             // The kernel's clock goes on in ticks; a real note is of a file that has settled.
             let before = stat(&path);
             while *what != "nothing" && !ticked(&before, dir.path()) {}
             change(&path);
-            let known = KnownFiles::load(store.path(), dir.path(), LATER);
+            let known = load(store.path(), dir.path(), LATER);
             let found = known.find(&stat(&path));
             assert_eq!(found, stays.then(|| Digest::of(b"one")), "{what}");
         }
@@ -271,10 +282,10 @@ mod tests {
         fs::write(&path, "one").expect("written");
         let stat = stat(&path);
         let known_at = |now: i64| {
-            let known = KnownFiles::load(store.path(), dir.path(), now);
+            let known = load(store.path(), dir.path(), now);
             known.note(&stat, Digest::of(b"one"));
             known.save();
-            KnownFiles::load(store.path(), dir.path(), now)
+            load(store.path(), dir.path(), now)
         };
         assert!(known_at(stat.st_ctime + 1).find(&stat).is_none(), "changed just now");
         let known = known_at(stat.st_ctime + SETTLED);
@@ -285,10 +296,10 @@ mod tests {
         flipped[HEAD.len() + 50] ^= 1;
         for damaged in [&whole[..whole.len() - 1], &flipped, b"", HEAD] {
             fs::write(&file, damaged).expect("written");
-            let known = KnownFiles::load(store.path(), dir.path(), LATER);
+            let known = load(store.path(), dir.path(), LATER);
             assert!(known.find(&stat).is_none(), "{damaged:?}");
         }
-        let other = KnownFiles::load(store.path(), store.path(), LATER);
+        let other = load(store.path(), store.path(), LATER);
         assert!(other.find(&stat).is_none(), "another directory");
     }
 }
