@@ -63,7 +63,11 @@ BEHAVIOUR(deep_down) {
   fill("bottom"); int fd; SAYS(fd = open("bottom", O_RDONLY)); SAYS(fchmod(fd, 0600));
 }
 BEHAVIOUR(longest_name) { char p[PATH_MAX]; for (int i = 0; i + 1 < PATH_MAX - 2; i += 2) memcpy(p + i, "./", 2); memcpy(p + PATH_MAX - 2, "c", 2); fill(p); p[PATH_MAX - 1] = 'x'; }
-BEHAVIOUR(abstract_socket) { struct sockaddr_un u = {AF_UNIX, "\0hidden"}; SAYS(bind(socket(AF_UNIX, SOCK_DGRAM, 0), (void *)&u, 10)); fill("c"); }
+/* Such names are those of a network namespace, which guests that run at once may share. */
+BEHAVIOUR(abstract_socket) {
+  struct stat here; SAYS(stat(".", &here)); struct sockaddr_un u = {AF_UNIX}; sprintf(u.sun_path + 1, "%lx.%lx", (long)here.st_dev, (long)here.st_ino);
+  SAYS(bind(socket(AF_UNIX, SOCK_DGRAM, 0), (void *)&u, sizeof u)); fill("c");
+}
 BEHAVIOUR(socket_by_odd_names) {
   int d, s; char p[64]; SAYS(d = open("dir", O_RDONLY)); struct sockaddr_un u = {AF_UNIX}; sprintf(u.sun_path, "/proc/self/fd/%d/sock", d); SAYS(bind(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&u, sizeof u));
   memset(u.sun_path, 's', sizeof u.sun_path); SAYS(bind(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&u, sizeof u)); /* no zero at the end */
