@@ -208,7 +208,7 @@ impl<'a> Stages<'a, '_> {
                     "give one of the mounts another id, or build where --isolation=namespace works",
                 ));
             }
-            return content(same.again().could_not(|| format!("use the cache {id:?} twice"))?);
+            return content(same.again());
         }
         let store = CacheStore::new(&self.builder.order.mounts.caches);
         let dir = store.open(key, *sharing, in_place, self.builder.interrupt, |path| match from {

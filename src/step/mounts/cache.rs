@@ -13,6 +13,7 @@ use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use sha2::{Digest as _, Sha256};
@@ -80,7 +81,20 @@ pub struct CacheDir {
     pub key: CacheKey,
     /// Its content.
     pub path: PathBuf,
-    lock: File,
+    lock: Arc<Held>,
+}
+
+/// A lock that ends with this. To close the file would not be enough: a process that is just being started has a
+/// copy of every open file until its exec, and flock(2) ends with the last of them.
+#[derive(Debug)]
+struct Held(File);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::debug!("the lock of a cache ends with its file: {error}");
+        }
+    }
 }
 
 impl CacheStore {
@@ -131,29 +145,27 @@ impl CacheStore {
             fill(&new)?;
             std::fs::rename(&new, &path).map_err(failed)?;
         }
-        Ok(CacheDir { key: key.clone(), path, lock })
+        Ok(CacheDir { key: key.clone(), path, lock: Arc::new(Held(lock)) })
     }
 }
 
 impl CacheDir {
     /// The same once more, under the same lock.
-    ///
-    /// # Errors
-    /// No further descriptor can be opened.
-    pub fn again(&self) -> io::Result<Self> {
-        Ok(Self { key: self.key.clone(), path: self.path.clone(), lock: self.lock.try_clone()? })
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self { key: self.key.clone(), path: self.path.clone(), lock: Arc::clone(&self.lock) }
     }
 
     /// Lets others use the cache while this one has a copy of it.
     pub(super) fn release(&self) -> io::Result<()> {
-        self.lock.unlock()
+        self.lock.0.unlock()
     }
 
     /// Waits until nobody else uses the cache.
     pub(super) fn reclaim(&self, interrupt: &Interrupt) -> Result<(), CacheError> {
         let id = &self.key.id;
         let failed = |source| CacheError::Io { id: id.clone(), path: self.path.clone(), source };
-        let lock = self.lock.try_clone().map_err(failed)?;
+        let lock = self.lock.0.try_clone().map_err(failed)?;
         take(lock, true, id, &self.path, interrupt).map(drop)
     }
 }
