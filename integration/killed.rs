@@ -1,7 +1,7 @@
 //! The executor is killed at each request of a push, in turn.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -9,6 +9,7 @@ use std::thread;
 use crate::craft::{Craft, Layer};
 use crate::executor::static_executor;
 use crate::registry::{Access, Registry};
+use crate::relay;
 
 /// What happens while a push goes on.
 enum Event {
@@ -20,20 +21,7 @@ enum Event {
 
 /// Passes connections on, and asks before each piece that a client sends.
 fn forwarder(target: &str, tell: Sender<Event>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let host = listener.local_addr().unwrap().to_string();
-    let target = target.to_owned();
-    thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            let server = TcpStream::connect(&target).unwrap();
-            let (mut answers, mut back) =
-                (server.try_clone().unwrap(), client.try_clone().unwrap());
-            thread::spawn(move || std::io::copy(&mut answers, &mut back));
-            let tell = tell.clone();
-            thread::spawn(move || forward(&client, &server, &tell));
-        }
-    });
-    host
+    relay::start(target, move |client, server| forward(&client, &server, &tell))
 }
 
 fn forward(mut client: &TcpStream, mut server: &TcpStream, tell: &Sender<Event>) {

@@ -53,6 +53,7 @@ mod readers;
 mod real_workloads;
 mod registry_flags;
 mod registry_io;
+mod relay;
 mod resets;
 mod results;
 mod rough_steps;

@@ -3,15 +3,15 @@
 //! 80 MB, reset after 2; `KANIKO_UPLOAD_MEGABYTES=2000` makes it 2 GB, reset after 50 MB.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use crate::craft::{Compression, Craft, Layer};
 use crate::executor::static_executor;
 use crate::registry::{Access, Registry};
+use crate::relay;
 
 /// The size of the layer in bytes.
 fn size() -> usize {
@@ -22,20 +22,9 @@ fn size() -> usize {
 /// Passes connections on, and resets each that has carried more than `most` bytes to the server; tells
 /// its address, and how many it has reset.
 fn proxy(target: &str, most: usize) -> (String, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let (target, resets) = (target.to_owned(), Arc::new(AtomicUsize::new(0)));
+    let resets = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&resets);
-    thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            let server = TcpStream::connect(&target).unwrap();
-            let (mut answers, mut back) =
-                (server.try_clone().unwrap(), client.try_clone().unwrap());
-            thread::spawn(move || std::io::copy(&mut answers, &mut back));
-            let resets = Arc::clone(&counted);
-            thread::spawn(move || carry(client, server, most, &resets));
-        }
-    });
+    let address = relay::start(target, move |client, server| carry(client, server, most, &counted));
     (address, resets)
 }
 

@@ -18,7 +18,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::flags::Flags;
-use crate::build::{MountSources, NamedContext, NamedContexts, Order};
+use crate::build::{NamedContext, NamedContexts, Order};
 use crate::context::ContextSource;
 use crate::image::Platform;
 use crate::report::{Explain as _, Failure};
@@ -121,10 +121,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             .parse()
             .map_err(|error| Failure::new(format!("--isolation: {error}")))?,
         force: flags.force.0,
-        mounts: MountSources {
-            cache_namespace: buildkit::cache_namespace(&build_args),
-            ..run_mounts::sources(&flags.run_mounts, around, &kaniko_dir)?
-        },
+        mounts: run_mounts::sources(&flags.run_mounts, around, &build_args, &kaniko_dir)?,
         build_args,
         kaniko_dir,
         own_dirs: own_dirs(around),

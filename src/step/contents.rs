@@ -19,7 +19,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustix::fs::{FileType, Stat};
 use snapshot::Timestamp;
 
-use super::copy::{CopyError, xattrs_of};
+use super::attributes::xattrs_of;
+use super::copy::CopyError;
 use super::known::KnownFiles;
 use super::selection::{Part, Verdict};
 use super::sources::{Found, SourceTree, open_file, split_last, stat_at};

@@ -3,6 +3,7 @@
 //! Each answers what it may have changed; comparing and packing come after it.
 
 pub mod add;
+mod attributes;
 mod chmod;
 mod contents;
 mod copy;

@@ -27,12 +27,13 @@ const LONGEST: u64 = 500 << 10;
 pub(super) fn sources(
     flags: &RunMountFlags,
     around: &Surroundings,
+    build_args: &BTreeMap<String, String>,
     kaniko_dir: &Path,
 ) -> Result<MountSources, Failure> {
     Ok(MountSources {
         secrets: secrets(&flags.secret, around)?,
         agents: agents(&flags.ssh, around)?,
-        cache_namespace: String::new(),
+        cache_namespace: super::buildkit::cache_namespace(build_args),
         caches: match flags.cache_dir.as_str() {
             "" => kaniko_dir.to_owned(),
             dir => around.here.join(dir),

@@ -87,7 +87,7 @@ pub struct CacheDir {
 /// A lock that ends with this. To close the file would not be enough: a process that is just being started has a
 /// copy of every open file until its exec, and flock(2) ends with the last of them.
 #[derive(Debug)]
-struct Held(File);
+pub(super) struct Held(pub(super) File);
 
 impl Drop for Held {
     fn drop(&mut self) {

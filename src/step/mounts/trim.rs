@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::cache::CacheStore;
+use super::cache::{CacheStore, Held};
 
 /// What the name of a directory begins with that is being removed.
 const GONE: &str = ".gone-";
@@ -91,6 +91,7 @@ impl Slot {
         if lock.try_lock().is_err() {
             return Ok(false);
         }
+        let _lock = Held(lock);
         let gone = tempfile::Builder::new().prefix(GONE).tempdir_in(&self.dir)?;
         match fs::rename(self.dir.join(&self.name), gone.path().join("content")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
