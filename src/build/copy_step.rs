@@ -7,10 +7,11 @@ use super::unpacking::Interruptible;
 use snapshot::{Difference, ImagePath, Suspects};
 
 use crate::context::{Context, Ignore};
+use crate::dockerfile::Chmod;
 use crate::plan::{BaseImages as _, CopySource, CopyStep, Origin};
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::Rootfs;
-use crate::step::{Chmod, Copier, CopyRules, Found, SourceTree, add, make_workdir};
+use crate::step::{Copier, CopyRules, Found, SourceTree, add, make_workdir};
 
 impl<'a> Stages<'a, '_> {
     pub(super) fn copy(&mut self, step: &CopyStep, fold: &mut Fold) -> Result<Difference, Failure> {

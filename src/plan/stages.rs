@@ -196,6 +196,7 @@ pub fn plan<'a>(
     let mut planner =
         Planner { dockerfile, globals, platform, images, done: BTreeMap::new(), order: Vec::new() };
     let wanted: Vec<usize> = goals.others.into_iter().chain([goals.result]).collect();
+    planner.read_bases()?;
     let mut looked_at = BTreeSet::new();
     for stage in &wanted {
         planner.look(*stage, &mut looked_at)?;
@@ -241,13 +242,32 @@ struct Planner<'a, 'p> {
 }
 
 impl<'a> Planner<'a, '_> {
+    /// What every `FROM` says has to be readable, also that of a stage that nobody needs.
+    fn read_bases(&self) -> Result<(), PlanError> {
+        for (number, stage) in self.dockerfile.stages.iter().enumerate() {
+            let name = self.base_name(stage)?;
+            self.stage_platform(stage)?;
+            let is_image = !self.images.has_context(&name)
+                && name != "scratch"
+                && self.stage_named(&name, number).is_none();
+            if is_image {
+                self.reference(stage, &name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn reference(&self, stage: &Stage, name: &str) -> Result<Reference, PlanError> {
+        name.parse()
+            .map_err(|error: crate::image::ImageError| self.bad_base(stage, error.to_string()))
+    }
+
     /// Looks at the names in stage `number` and in all that it needs, before any image is asked for.
     fn look(&self, number: usize, looked_at: &mut BTreeSet<usize>) -> Result<(), PlanError> {
         if !looked_at.insert(number) {
             return Ok(());
         }
         let stage = &self.dockerfile.stages[number];
-        self.stage_platform(stage)?;
         if let Some(below) = self.look_at_base(number, stage)? {
             self.look(below, looked_at)?;
         }
@@ -272,7 +292,6 @@ impl<'a> Planner<'a, '_> {
         if let Some(below) = self.stage_named(&name, number) {
             return Ok(Some(below));
         }
-        name.parse::<Reference>().map_err(|error| self.bad_base(stage, error.to_string()))?;
         let lower = name.to_lowercase();
         let mut later = self.dockerfile.stages[number + 1..].iter();
         if let Some(later) = later.find(|stage| stage.name.as_ref() == Some(&lower)) {
@@ -422,9 +441,7 @@ impl<'a> Planner<'a, '_> {
         if let Some(below) = self.stage_named(&name, number) {
             return Ok(Base::Stage(below));
         }
-        let reference: Reference = name
-            .parse()
-            .map_err(|error: crate::image::ImageError| self.bad_base(stage, error.to_string()))?;
+        let reference = self.reference(stage, &name)?;
         let image = self.images.image(&reference, platform).map_err(no_base)?;
         Ok(Base::Image(Box::new(image), name))
     }

@@ -20,10 +20,10 @@ use thiserror::Error;
 use tracer::Interrupt;
 
 use super::attributes::{mtime, named, node, xattrs_of};
-use super::chmod::Chmod;
 use super::selection::{Part, Verdict};
 use super::sources::{Found, SourceTree, clean, open_file, split_last, stat_at};
 use crate::context::Ignore;
+use crate::dockerfile::Chmod;
 use crate::rootfs::{Metadata, Rootfs, names_in};
 
 /// Why files could not be copied.
@@ -51,12 +51,6 @@ pub enum CopyError {
     BadPattern {
         /// As written.
         pattern: String,
-    },
-    /// Several sources into something that is no directory.
-    #[error("several sources need a destination that is a directory: end {dest} with a /")]
-    NeedsDirectory {
-        /// As written.
-        dest: String,
     },
     /// `--parents` does not follow links after the pivot, so there is nothing to copy.
     #[error("{path}: --parents follows no links, and one leads there: put /./ behind it")]
@@ -318,6 +312,12 @@ impl<'a> Copier<'a> {
             == Some(Kind::Dir)
         {
             return Ok(path.join(name.as_bytes())?);
+        }
+        if self.written.contains(&path) {
+            let name = name.display();
+            tracing::warn!(
+                "{name} replaces an earlier source at {path}, which is no directory yet: end it with a /"
+            );
         }
         if let Some(parent) = path.parent() {
             self.make_dirs(&parent)?;
