@@ -44,6 +44,7 @@ mod killed;
 mod language;
 mod layer_flags;
 mod layers;
+mod lazy;
 mod limits;
 mod multistage;
 mod outline;
