@@ -16,6 +16,7 @@ mod entry;
 mod inventory;
 mod layout;
 mod lineage;
+mod mount_image;
 mod place;
 
 use std::cell::RefCell;
@@ -33,6 +34,7 @@ pub use entry::{Entry, Record, UnusableEntry};
 pub use inventory::{Inventory, InventoryError, Kept, Pruning};
 pub use layout::{Layout, LayoutError};
 pub use lineage::{Lineage, outcome};
+pub use mount_image::{MountImage, is_tag as is_mount_tag, tag as mount_tag};
 pub use place::{Place, PlaceError, parse_size};
 
 /// How the cache is used.
