@@ -58,6 +58,7 @@ mod resets;
 mod results;
 mod rough_steps;
 mod run_mounts;
+mod second_client;
 mod signals;
 mod stores;
 mod tracer_in_pod;
