@@ -9,6 +9,8 @@
 mod base;
 mod craft;
 mod executor;
+mod faulty;
+mod faulty_registry;
 mod git;
 mod https;
 mod image;
