@@ -173,7 +173,7 @@ fn pass(server: &TcpStream, client: &mut TcpStream, fault: Option<Fault>) -> Opt
     client.write_all(head.as_bytes()).ok()?;
     match fault {
         None | Some(Fault::Answer(..) | Fault::Silence) => {
-            drop(std::io::copy(&mut answers, client).ok()?)
+            std::io::copy(&mut answers, client).ok()?;
         }
         Some(Fault::Reset(end) | Fault::Cut(end)) => {
             std::io::copy(&mut answers.take(end as u64), client).ok()?;
