@@ -135,7 +135,7 @@ fn serve(mut client: TcpStream, target: &str, state: &Mutex<State>) -> Option<()
     let mut sending = server.try_clone().ok()?;
     let sender = thread::spawn(move || drop(std::io::copy(&mut requests, &mut sending)));
     let resets = matches!(fault, Some(Fault::Reset(_) | Fault::Silence));
-    pass(&server, &mut client, fault);
+    pass(&server, &mut client, fault.as_ref());
     let _ = server.shutdown(Shutdown::Both);
     if resets {
         // Closed without waiting, a connection is reset (tcp(7)).
@@ -164,7 +164,7 @@ fn answer(
 }
 
 /// Passes an answer on, its head as it is.
-fn pass(server: &TcpStream, client: &mut TcpStream, fault: Option<Fault>) -> Option<()> {
+fn pass(server: &TcpStream, client: &mut TcpStream, fault: Option<&Fault>) -> Option<()> {
     let mut answers = BufReader::new(server);
     let head = head(&mut answers)?;
     if matches!(fault, Some(Fault::Silence)) {
@@ -176,17 +176,17 @@ fn pass(server: &TcpStream, client: &mut TcpStream, fault: Option<Fault>) -> Opt
             std::io::copy(&mut answers, client).ok()?;
         }
         Some(Fault::Reset(end) | Fault::Cut(end)) => {
-            std::io::copy(&mut answers.take(end as u64), client).ok()?;
+            std::io::copy(&mut answers.take(*end as u64), client).ok()?;
         }
         Some(Fault::Flip(place)) => {
-            std::io::copy(&mut (&mut answers).take(place as u64), client).ok()?;
+            std::io::copy(&mut (&mut answers).take(*place as u64), client).ok()?;
             let mut byte = [0];
             answers.read_exact(&mut byte).ok()?;
             client.write_all(&[byte[0] ^ 1]).ok()?;
             std::io::copy(&mut answers, client).ok()?;
         }
         Some(Fault::Drip(size)) => {
-            let mut piece = vec![0; size];
+            let mut piece = vec![0; *size];
             while let Ok(length @ 1..) = answers.read(&mut piece) {
                 client.write_all(&piece[..length]).ok()?;
                 client.flush().ok()?;
