@@ -212,3 +212,29 @@ fn a_variable_says_that_nothing_is_pushed() {
     it("false", "--no-push").succeeded();
     assert!(registry.manifest("app:1").is_some());
 }
+
+#[test]
+fn a_certificate_that_does_not_hold_is_told_by_what_is_wrong_with_it() {
+    for (access, words) in [
+        (Access::TlsExpired, "expired"),
+        (Access::TlsOfAnother, "not valid for name"),
+        (Access::Tls, "UnknownIssuer"),
+    ] {
+        let registry = Registry::start(access);
+        let it = |flag: &str| {
+            let build = build("FROM busybox\n")
+                .base("busybox", base::busybox())
+                .flag(format!("--destination={}", registry.reference("app:1")))
+                .flag(flag);
+            match access {
+                // This one's authority is not known.
+                Access::Tls => build.run(),
+                _ => {
+                    build.bring("ca", registry.authority()).variable("SSL_CERT_FILE", "{ca}").run()
+                }
+            }
+        };
+        it("-v=info").refused(1, &[&registry.reference("app"), words, "--skip-tls-verify"]);
+        it("--skip-tls-verify").succeeded();
+    }
+}

@@ -104,9 +104,7 @@ fn build(registry: &Registry, access: Access, from: &str, flags: &[&str]) -> Bui
     let build = flags.iter().fold(build, |build, flag| build.flag(*flag));
     match access {
         Access::Plain | Access::PlainBasic => build.flags(["--insecure", "--insecure-pull"]),
-        Access::Tls | Access::TlsClient | Access::TlsBasic => {
-            build.bring("ca", registry.authority()).variable("SSL_CERT_FILE", "{ca}")
-        }
+        _ => build.bring("ca", registry.authority()).variable("SSL_CERT_FILE", "{ca}"),
     }
 }
 
