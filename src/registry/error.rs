@@ -89,12 +89,16 @@ impl RegistryError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
+            _ if self.is_immutable_tag() => Some(
+                "push another tag, or go on without it: --push-ignore-immutable-tag-errors"
+                    .to_owned(),
+            ),
             Self::Denied { hint, .. } => Some(hint.clone()),
             Self::NotFound { .. } => {
                 Some("check the name and the tag; private repositories answer so, too".to_owned())
             }
             Self::Network { hint, .. } => hint.map(str::to_owned),
-            Self::Status { status: 400, .. } => {
+            Self::Status { status: 400, message, .. } if message.contains("HTTPS") => {
                 Some("an HTTPS server answers so to plain HTTP: leave --insecure out".to_owned())
             }
             Self::Status { .. }
