@@ -260,7 +260,7 @@ fn annotations(table: &Table) -> impl Iterator<Item = (String, String)> {
     table.annotations().into_iter().map(|(name, value)| (name.to_owned(), value))
 }
 
-fn layer(packed: snapshot::Layer, flavor: Flavor) -> ImageLayer {
+pub(super) fn layer(packed: snapshot::Layer, flavor: Flavor) -> ImageLayer {
     let digest = Digest::from_bytes(packed.digest.0);
     let diff_id = Digest::from_bytes(packed.diff_id.0);
     let media_type = flavor.layer(format(packed.compression));
