@@ -84,10 +84,8 @@ impl<'a> Stages<'a, '_> {
         let user = fold.image.config().config.user.clone();
         let rootfs = fold.root()?;
         let accounts = rootfs.accounts().could_not(|| "read the users of the image".to_owned())?;
-        let owner = accounts
-            .identity(&user)
-            .map(|who| (who.uid, who.gid))
-            .map_err(|error| Failure::new(format!("USER {user}: {error}")))?;
+        let owner =
+            accounts.owner(&user).map_err(|error| Failure::new(format!("USER {user}: {error}")))?;
         let made =
             make_workdir(rootfs, path, owner).map_err(|error| Failure::new(error.to_string()))?;
         self.compare_named(made, rootfs)
