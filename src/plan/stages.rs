@@ -268,6 +268,9 @@ impl<'a> Planner<'a, '_> {
             return Ok(());
         }
         let stage = &self.dockerfile.stages[number];
+        if self.replaced(stage).is_some() {
+            return Ok(());
+        }
         if let Some(below) = self.look_at_base(number, stage)? {
             self.look(below, looked_at)?;
         }
@@ -321,10 +324,16 @@ impl<'a> Planner<'a, '_> {
         }
         let stage = &self.dockerfile.stages[number];
         let platform = self.stage_platform(stage)?;
-        let base = self.base(number, stage, &platform)?;
-        let mut instructions = self.triggers(stage, &base)?;
-        let triggers = instructions.len();
-        instructions.extend(stage.instructions.iter().cloned());
+        let (base, instructions, triggers) = match self.replaced(stage) {
+            Some(name) => (self.context_base(number, stage, name, &platform)?, Vec::new(), 0),
+            None => {
+                let base = self.base(number, stage, &platform)?;
+                let mut instructions = self.triggers(stage, &base)?;
+                let triggers = instructions.len();
+                instructions.extend(stage.instructions.iter().cloned());
+                (base, instructions, triggers)
+            }
+        };
         let sources = self.sources(number, &instructions);
         if let Base::Stage(below) = base {
             self.visit(below)?;
@@ -424,16 +433,8 @@ impl<'a> Planner<'a, '_> {
 
     fn base(&self, number: usize, stage: &Stage, platform: &Platform) -> Result<Base, PlanError> {
         let name = self.base_name(stage)?;
-        let no_base = |failure| self.no_base(number, &name, failure);
         if self.images.has_context(&name) {
-            let image = self.images.context_image(&name, platform).map_err(no_base)?;
-            return match image {
-                Some(image) => Ok(Base::Image(Box::new(image), name)),
-                None => Err(self.bad_base(
-                    stage,
-                    format!("the build context {name:?} is a directory; FROM needs an image"),
-                )),
-            };
+            return self.context_base(number, stage, &name, platform);
         }
         if name == "scratch" {
             return Ok(Base::Scratch);
@@ -442,8 +443,31 @@ impl<'a> Planner<'a, '_> {
             return Ok(Base::Stage(below));
         }
         let reference = self.reference(stage, &name)?;
+        let no_base = |failure| self.no_base(number, &name, failure);
         let image = self.images.image(&reference, platform).map_err(no_base)?;
         Ok(Base::Image(Box::new(image), name))
+    }
+
+    /// The context that is built instead of a stage, because it has its name.
+    fn replaced<'s>(&self, stage: &'s Stage) -> Option<&'s str> {
+        stage.name.as_deref().filter(|name| self.images.has_context(name))
+    }
+
+    fn context_base(
+        &self,
+        number: usize,
+        stage: &Stage,
+        name: &str,
+        platform: &Platform,
+    ) -> Result<Base, PlanError> {
+        let image = self.images.context_image(name, platform);
+        match image.map_err(|failure| self.no_base(number, name, failure))? {
+            Some(image) => Ok(Base::Image(Box::new(image), name.to_owned())),
+            None => Err(self.bad_base(
+                stage,
+                format!("the build context {name:?} is a directory; FROM needs an image"),
+            )),
+        }
     }
 
     /// The nearest stage of that name before `before`.

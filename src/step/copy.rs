@@ -58,6 +58,12 @@ pub enum CopyError {
         /// As written.
         path: String,
     },
+    /// A source of `--parents` that has to be there, and that `--exclude` takes away.
+    #[error("{path}: --exclude leaves nothing of it")]
+    AllExcluded {
+        /// As written.
+        path: String,
+    },
     /// A file over a directory, or a directory over a file.
     #[error("cannot copy {what} over {path}, which is {is}")]
     Conflict {
@@ -240,7 +246,11 @@ impl<'a> Copier<'a> {
         let dest = self.resolve(dest)?;
         let copied = |path: &ImagePath| *path != dest && path.starts_with(&dest);
         if parents.exact && parents.only.is_some() && !self.written[before..].iter().any(copied) {
-            return Err(CopyError::BehindLink { path: written.to_owned() });
+            let path = written.to_owned();
+            return Err(match &self.rules.exclude {
+                Some(_) => CopyError::AllExcluded { path },
+                None => CopyError::BehindLink { path },
+            });
         }
         Ok(())
     }
@@ -355,7 +365,8 @@ impl<'a> Copier<'a> {
         let write = |source| CopyError::Write { path: path.clone(), source };
         self.rootfs.tree().make_dir(path, 0o755).map_err(write)?;
         let mode = match &self.rules.mode {
-            Some(Chmod::Absolute(mode)) => *mode,
+            // As in the reference, what is made on the way has no set-id bits.
+            Some(Chmod::Absolute(mode)) => *mode & 0o777,
             _ => 0o755,
         };
         let owner = self.rules.owner.unwrap_or((0, 0));
