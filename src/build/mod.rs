@@ -14,6 +14,7 @@ mod add_step;
 mod ahead;
 mod builder;
 mod by_content;
+mod by_reads;
 mod cached;
 mod contexts;
 mod copy_step;
@@ -251,7 +252,8 @@ fn run(
             rootfs::Isolation::Namespace { .. } => work.path(),
             rootfs::Isolation::InPlace => Path::new("/"),
         };
-        Tracers::probe(order.watch, &order.step_tracers, root)?
+        let by_reads = order.cache.as_ref().is_some_and(|cache| cache.by_reads);
+        Tracers::probe(order.watch, &order.step_tracers, by_reads, root)?
     };
     tracers.check(&plan)?;
     let cache = order.cache.as_ref().filter(|_| !order.layers.single);
