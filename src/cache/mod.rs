@@ -16,6 +16,7 @@ mod entry;
 mod inventory;
 mod layout;
 mod lineage;
+mod mount_image;
 mod place;
 mod reads;
 
@@ -34,6 +35,7 @@ pub use entry::{Entry, Record, UnusableEntry};
 pub use inventory::{Inventory, InventoryError, Kept, Pruning};
 pub use layout::{Layout, LayoutError};
 pub use lineage::{Lineage, outcome};
+pub use mount_image::{MountImage, is_tag as is_mount_tag, tag as mount_tag};
 pub use place::{Place, PlaceError, parse_size};
 pub use reads::{Before, NoReadSet, ReadSet};
 

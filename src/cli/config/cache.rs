@@ -77,7 +77,7 @@ fn bases(given: &str, ttl: Duration, now: jiff::Timestamp, around: &Surroundings
 }
 
 /// The place, and whether it was given rather than inferred.
-fn place(
+pub(super) fn place(
     given: &str,
     outputs: &Outputs,
     limit: u64,
