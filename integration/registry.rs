@@ -173,6 +173,14 @@ impl Registry {
         blobs.join(&hash[..2]).join(hash).join("data")
     }
 
+    /// Takes a blob out of one repository; others keep it.
+    pub(crate) fn forget_blob(&self, repository: &str, digest: &str) {
+        let hash = digest.strip_prefix("sha256:").expect("a sha256 digest");
+        let repositories = self.home.path().join("blobs/docker/registry/v2/repositories");
+        let link = repositories.join(repository).join("_layers/sha256").join(hash).join("link");
+        fs::remove_file(link).expect("the repository has the blob");
+    }
+
     fn skopeo_access(&self, side: &str) -> Vec<String> {
         let flag = |name: &str| match side {
             "" => format!("--{name}"),

@@ -217,7 +217,8 @@ impl<'a, 'p> Stages<'a, 'p> {
         let flavor = flavor_for(self.builder.order.layers.compression, image.flavor());
         if flavor != image.flavor() {
             tracing::warn!(
-                "Docker's media types have no name for layers of zstd: the image gets OCI's"
+                "Docker's media types have no name for layers of zstd, and no tables of contents: the \
+                 image gets OCI's"
             );
         }
         let doing = "could not give the base OCI's media types";

@@ -124,6 +124,13 @@ impl RegistryError {
             || matches!(self, Self::Status { status: 400, message, .. } if message.contains("UNSUPPORTED"))
     }
 
+    /// Whether a registry may have refused a manifest because of what it names. There are several
+    /// statuses for that, and codes of their own.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::NotFound { .. } | Self::Status { status: 400..=499, .. })
+            && !self.is_immutable_tag()
+    }
+
     /// Whether it has nothing to do with the registry or the way there.
     pub(crate) fn is_ours(&self) -> bool {
         match self {
