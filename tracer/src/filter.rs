@@ -65,17 +65,32 @@ pub(crate) fn program() -> Vec<Instruction> {
 }
 
 /// What holds for one call convention; always returns.
+///
+/// Calls of which the kernel can see beforehand that they are let through in any
+/// case do not come here (Linux 5.11). Of those that do, the ones that mostly
+/// change nothing are judged first: with a table of fifty in front of it, opening
+/// a file for reading is dearer by a hundredth.
 fn section(abi: &Abi) -> Vec<Instruction> {
-    let mut code = vec![load(NUMBER), branch(IF_ABOVE, HIGHEST_KNOWN, 0, 1), give(NO_SUCH_CALL)];
+    let (first, others): (Vec<&Call>, Vec<&Call>) = abi.calls.iter().partition(|call| is_hot(call));
+    let mut code = vec![load(NUMBER)];
+    for call in first {
+        add(&mut code, call.number, &verdict(call));
+    }
+    code.extend([branch(IF_ABOVE, HIGHEST_KNOWN, 0, 1), give(NO_SUCH_CALL)]);
     for number in abi.refused {
         code.extend([branch(IF_EQUAL, *number, 0, 1), give(NO_SUCH_CALL)]);
     }
     add(&mut code, abi.seccomp, &if_any_bit(1, NEW_LISTENER, INVALID));
-    for call in abi.calls {
+    for call in others {
         add(&mut code, call.number, &verdict(call));
     }
     code.push(give(ALLOW));
     code
+}
+
+/// Calls whose arguments decide, and that nearly every program makes.
+fn is_hot(call: &Call) -> bool {
+    matches!(call.shape, Shape::Open { .. } | Shape::Clone) || call.name == "ioctl"
 }
 
 /// Runs `body`, which returns, for call `number`.
@@ -102,6 +117,7 @@ fn verdict(call: &Call) -> Vec<Instruction> {
         | Shape::Bind { .. }
         | Shape::SocketCall
         | Shape::Chroot
+        | Shape::Processors { .. }
         | Shape::Blind => vec![give(TRACE)],
     }
 }

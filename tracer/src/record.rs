@@ -100,6 +100,7 @@ impl Record {
             }
             Shape::Clone => return Ok(Effect::Escape),
             Shape::Trace(_) => return Ok(Effect::Trace),
+            Shape::Processors { .. } => {}
             Shape::Chroot => self.view.expect_other_roots(),
             Shape::Open { at, path, flags } => {
                 let flags = event.args[flags];
