@@ -304,6 +304,30 @@ fn a_registry_is_asked_once_for_a_step_and_gives_no_layer() {
 }
 
 #[test]
+fn a_destination_that_has_the_image_is_asked_for_one_manifest() {
+    let registry = Registry::start(Access::Plain);
+    registry.push(&base::busybox(), base::TAG, "base:1", None);
+    let dockerfile =
+        STAGES.replace("FROM busybox", &format!("FROM {}", registry.reference("base:1")));
+    let asked = |method: &str| {
+        let paths = registry.paths(method);
+        paths.iter().filter(|path| path.starts_with("/v2/app/blobs/")).count()
+    };
+    pushing(&registry, &dockerfile, "app:1").run().succeeded();
+    let (heads, sent) = (asked("HEAD"), asked("PUT"));
+    pushing(&registry, &dockerfile, "app:1").run().succeeded();
+    // The config has another date.
+    assert_eq!((asked("HEAD") - heads, asked("PUT") - sent), (1, 1));
+    // It does not take a manifest whose layers it lost, and gets them then.
+    let layers = Image::pull(&registry, "app:1").layers;
+    registry.forget_blob("app", &layers[0].digest);
+    registry.forget_blob("app", &layers[2].digest);
+    let ended = pushing(&registry, &dockerfile, "app:1").run().succeeded();
+    says(&ended, "looking at every layer there");
+    Image::pull(&registry, "app:1").validate();
+}
+
+#[test]
 fn a_layer_that_vanishes_from_a_registry_is_built_again() {
     let registry = Registry::start(Access::Plain);
     registry.push(&base::busybox(), base::TAG, "base:1", None);

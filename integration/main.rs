@@ -9,6 +9,8 @@
 mod base;
 mod craft;
 mod executor;
+mod faulty;
+mod faulty_registry;
 mod git;
 mod https;
 mod image;
@@ -58,6 +60,8 @@ mod resets;
 mod results;
 mod rough_steps;
 mod run_mounts;
+mod second_client;
+mod shared_caches;
 mod signals;
 mod stores;
 mod tracer_in_pod;

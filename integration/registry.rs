@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -29,6 +29,13 @@ pub(crate) enum Access {
     Plain,
     /// HTTPS under a certificate authority made for this registry.
     Tls,
+    /// HTTPS, and clients show a certificate of the same authority: `client.cert` and `client.key` in the directory of
+    /// [`Registry::authority`].
+    TlsClient,
+    /// HTTPS by a certificate that is no longer valid.
+    TlsExpired,
+    /// HTTPS by a certificate for another name.
+    TlsOfAnother,
     /// HTTPS, and [`USER`] has to log in with [`PASSWORD`].
     TlsBasic,
     /// HTTP, and [`USER`] has to log in.
@@ -37,7 +44,7 @@ pub(crate) enum Access {
 
 impl Access {
     fn has_tls(self) -> bool {
-        matches!(self, Self::Tls | Self::TlsBasic)
+        !matches!(self, Self::Plain | Self::PlainBasic)
     }
 
     fn has_login(self) -> bool {
@@ -166,6 +173,14 @@ impl Registry {
         blobs.join(&hash[..2]).join(hash).join("data")
     }
 
+    /// Takes a blob out of one repository; others keep it.
+    pub(crate) fn forget_blob(&self, repository: &str, digest: &str) {
+        let hash = digest.strip_prefix("sha256:").expect("a sha256 digest");
+        let repositories = self.home.path().join("blobs/docker/registry/v2/repositories");
+        let link = repositories.join(repository).join("_layers/sha256").join(hash).join("link");
+        fs::remove_file(link).expect("the repository has the blob");
+    }
+
     fn skopeo_access(&self, side: &str) -> Vec<String> {
         let flag = |name: &str| match side {
             "" => format!("--{name}"),
@@ -198,8 +213,16 @@ impl Drop for Registry {
 fn write_config(home: &Path, access: Access) -> PathBuf {
     let mut http = json!({"addr": "127.0.0.1:0", "secret": "loopback only"});
     if access.has_tls() {
-        let (certificate, key) = write_certificates(home);
+        let names: &[&str] = match access {
+            Access::TlsOfAnother => &["registry.example.test"],
+            _ => &LOOPBACK,
+        };
+        let last_year = if access == Access::TlsExpired { 2020 } else { 4000 };
+        let (certificate, key) = write_certificates_for(home, names, last_year);
         http["tls"] = json!({"certificate": certificate, "key": key});
+        if access == Access::TlsClient {
+            http["tls"]["clientcas"] = json!([home.join("trust/ca.crt")]);
+        }
     }
     let mut config = json!({
         "version": "0.1",
@@ -226,25 +249,37 @@ fn write_accounts(home: &Path) -> PathBuf {
     path
 }
 
-/// An authority (`trust/ca.crt`), and a certificate and key for a server on loopback signed by it.
+/// An authority (`trust/ca.crt`), and certificates and keys signed by it: a client's, and a server's on loopback, which
+/// are given.
 pub(crate) fn write_certificates(home: &Path) -> (PathBuf, PathBuf) {
+    write_certificates_for(home, &LOOPBACK, 4000)
+}
+
+/// The names that a server has here.
+const LOOPBACK: [&str; 2] = ["127.0.0.1", "localhost"];
+
+fn write_certificates_for(home: &Path, names: &[&str], last_year: i32) -> (PathBuf, PathBuf) {
     let authority_key = KeyPair::generate().expect("a key");
     let mut authority = CertificateParams::new(Vec::new()).expect("no names");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority_certificate = authority.self_signed(&authority_key).expect("an authority");
     let issuer = Issuer::new(authority, authority_key);
 
-    let key = KeyPair::generate().expect("a key");
-    let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
-    let certificate = CertificateParams::new(names)
-        .and_then(|params| params.signed_by(&key, &issuer))
-        .expect("a certificate for loopback");
-
+    let sign = |names: &[&str], certificate: &Path, at: &Path| {
+        let key = KeyPair::generate().expect("a key");
+        let names: Vec<String> = names.iter().copied().map(str::to_owned).collect();
+        let mut params = CertificateParams::new(names).expect("names");
+        params.not_after = date_time_ymd(last_year, 1, 1);
+        let signed = params.signed_by(&key, &issuer).expect("a certificate");
+        fs::write(certificate, signed.pem()).expect("the certificate is written");
+        fs::write(at, key.serialize_pem()).expect("its key is written");
+    };
     fs::create_dir(home.join("trust")).expect("a directory for the authority");
     fs::write(home.join("trust/ca.crt"), authority_certificate.pem()).expect("ca.crt");
-    fs::write(home.join("server.crt"), certificate.pem()).expect("server.crt");
-    fs::write(home.join("server.key"), key.serialize_pem()).expect("server.key");
-    (home.join("server.crt"), home.join("server.key"))
+    sign(&["builder"], &home.join("trust/client.cert"), &home.join("trust/client.key"));
+    let server = (home.join("server.crt"), home.join("server.key"));
+    sign(names, &server.0, &server.1);
+    server
 }
 
 /// Reads the log up to the line that tells the address.

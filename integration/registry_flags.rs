@@ -1,6 +1,7 @@
 //! Flags and variables about registries, on real ones.
 
 use crate::base;
+use crate::craft::{Craft, Layer, machine, write_multi_platform};
 use crate::executor::Build;
 use crate::image::Image;
 use crate::registry::{Access, Registry};
@@ -107,4 +108,133 @@ fn a_login_comes_from_a_variable() {
         .run()
         .succeeded();
     assert!(registry.manifest("app:1").is_some());
+}
+
+#[test]
+fn a_client_shows_its_certificate_where_one_is_wanted() {
+    let registry = Registry::start(Access::TlsClient);
+    registry.push(&base::busybox(), base::TAG, "base:1", None);
+    let (trust, host) = (registry.authority().parent().unwrap().to_owned(), registry.address());
+    let it = |flags: &[String]| {
+        let dockerfile = format!("FROM {}\nRUN touch /a\n", registry.reference("base:1"));
+        let build = build(&dockerfile)
+            .bring("trust", &trust)
+            .variable("SSL_CERT_DIR", "{trust}")
+            .flag(format!("--destination={}", registry.reference("app:1")));
+        flags.iter().fold(build, |build, flag| build.flag(flag)).run()
+    };
+    let words = "certificate";
+    it(&[]).refused(1, &[&registry.reference("app"), words]);
+    it(&[format!("--registry-client-cert={host}={{trust}}/client.cert")])
+        .refused(1, &["--registry-client-cert", "HOST=CERTIFICATE-FILE,KEY-FILE"]);
+    let shown = format!("--registry-client-cert={host}={{trust}}/client.cert,{{trust}}/client.key");
+    it(&[shown]).succeeded();
+    Image::pull(&registry, "app:1").validate();
+}
+
+#[test]
+fn another_platform_s_image_is_built_when_asked_for() {
+    let registry = Registry::start(Access::Plain);
+    let layouts = tempfile::tempdir().unwrap();
+    let image = |architecture: &str| {
+        Craft::new().layer(Layer::new().file("which", architecture)).architecture(architecture)
+    };
+    write_multi_platform(layouts.path(), "x", &[image(machine()), image("riscv64")]);
+    registry.push(layouts.path(), "x", "many:1", None);
+    let dockerfile = format!(
+        "FROM {}\nARG TARGETPLATFORM BUILDPLATFORM\nLABEL of=$TARGETPLATFORM on=$BUILDPLATFORM\n\
+         COPY Dockerfile /\n",
+        registry.reference("many:1")
+    );
+    for flag in ["--custom-platform=linux/riscv64", "--customPlatform=linux/riscv64"] {
+        let image = build(&dockerfile)
+            .flags(["--no-push", "--oci-layout-path={out}/image"])
+            .flag(flag)
+            .image();
+        assert_eq!(image.tree()["/which"].content.as_deref(), Some("\"riscv64\""), "{flag}");
+        assert_eq!(image.config["architecture"], "riscv64", "{flag}");
+        assert_eq!(image.setting("/Labels/of"), "linux/riscv64", "{flag}");
+        assert_eq!(*image.setting("/Labels/on"), format!("linux/{}", machine()), "{flag}");
+    }
+    let absent = build(&dockerfile).flags(["--no-push", "--custom-platform=linux/s390x"]).run();
+    absent.refused(1, &["linux/s390x", "linux/riscv64", &registry.reference("many:1")]);
+}
+
+#[test]
+fn a_login_of_podman_s_file() {
+    let registry = Registry::start(Access::PlainBasic);
+    let login = registry.docker_config();
+    std::fs::rename(login.join("config.json"), login.join("auth.json")).unwrap();
+    let it = |variable: &str, value: &str| {
+        build("FROM busybox\n")
+            .base("busybox", base::busybox())
+            .flag(format!("--destination={}", registry.reference("app:1")))
+            .bring("login", &login)
+            .variable(variable, value)
+            .run()
+    };
+    it("REGISTRY_AUTH_FILE", "{login}/absent.json").refused(1, &["401"]);
+    it("REGISTRY_AUTH_FILE", "{login}/auth.json").succeeded();
+    assert!(registry.manifest("app:1").is_some());
+}
+
+#[test]
+fn a_proxy_is_asked_but_for_its_exceptions() {
+    let registry = Registry::start(Access::Plain);
+    // The registry is its own proxy, so that a name that does not resolve leads to it.
+    let it = |exceptions: &str| {
+        build("FROM busybox\n")
+            .base("busybox", base::busybox())
+            .flags(["--destination=registry.invalid/app:1", "--insecure"])
+            .variable("HTTP_PROXY", format!("http://{}", registry.address()))
+            .variable("NO_PROXY", exceptions)
+            .run()
+    };
+    it("elsewhere.invalid").succeeded();
+    assert!(registry.manifest("app:1").is_some());
+    it(".invalid").refused(1, &["registry.invalid/app"]);
+}
+
+#[test]
+fn a_variable_says_that_nothing_is_pushed() {
+    let registry = Registry::start(Access::Plain);
+    let it = |value: &str, flag: &str| {
+        build("FROM busybox\n")
+            .base("busybox", base::busybox())
+            .flag(format!("--destination={}", registry.reference("app:1")))
+            .flag(flag)
+            .variable("KANIKO_NO_PUSH", value)
+            .run()
+    };
+    it("true", "--no-push=false").succeeded();
+    assert!(registry.manifest("app:1").is_none());
+    it("perhaps", "--no-push").refused(1, &["KANIKO_NO_PUSH", "perhaps"]);
+    it("false", "--no-push").succeeded();
+    assert!(registry.manifest("app:1").is_some());
+}
+
+#[test]
+fn a_certificate_that_does_not_hold_is_told_by_what_is_wrong_with_it() {
+    for (access, words) in [
+        (Access::TlsExpired, "expired"),
+        (Access::TlsOfAnother, "not valid for name"),
+        (Access::Tls, "UnknownIssuer"),
+    ] {
+        let registry = Registry::start(access);
+        let it = |flag: &str| {
+            let build = build("FROM busybox\n")
+                .base("busybox", base::busybox())
+                .flag(format!("--destination={}", registry.reference("app:1")))
+                .flag(flag);
+            match access {
+                // This one's authority is not known.
+                Access::Tls => build.run(),
+                _ => {
+                    build.bring("ca", registry.authority()).variable("SSL_CERT_FILE", "{ca}").run()
+                }
+            }
+        };
+        it("-v=info").refused(1, &[&registry.reference("app"), words, "--skip-tls-verify"]);
+        it("--skip-tls-verify").succeeded();
+    }
 }

@@ -14,15 +14,11 @@ use crate::tools;
 fn with_access(registry: &Registry, access: Access, build: Build) -> Build {
     let build = match access {
         Access::Plain | Access::PlainBasic => build.flags(["--insecure", "--insecure-pull"]),
-        Access::Tls | Access::TlsBasic => {
-            build.bring("ca", registry.authority()).variable("SSL_CERT_FILE", "{ca}")
-        }
+        _ => build.bring("ca", registry.authority()).variable("SSL_CERT_FILE", "{ca}"),
     };
     match access {
         Access::Plain | Access::Tls => build,
-        Access::PlainBasic | Access::TlsBasic => {
-            build.bring("login", registry.docker_config()).variable("DOCKER_CONFIG", "{login}")
-        }
+        _ => build.bring("login", registry.docker_config()).variable("DOCKER_CONFIG", "{login}"),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use base64::Engine as _;
@@ -51,6 +52,14 @@ impl Emulator {
         let server = Self::start(&mut command, "Running on http://");
         server.ask("PUT", "/builds", "", b"");
         server
+    }
+
+    /// Amazon S3 by other people.
+    fn s3rver(directory: &Path) -> Self {
+        let mut command = tools::command("s3rver");
+        command.args(["-a", "127.0.0.1", "-p", "0", "--service-endpoint", "example.test"]);
+        command.args(["--configure-bucket", "builds", "-d"]);
+        Self::start(command.arg(directory), "S3rver listening on ")
     }
 
     /// Google's storage, with a bucket `builds`.
@@ -162,6 +171,36 @@ fn amazon_refuses_who_it_does_not_know() {
         .run();
     ended.refused(1, &["s3://builds/context.tar.gz", "403", "AWS_ACCESS_KEY_ID"]);
     assert!(!ended.log.contains(KEY), "{}", ended.log);
+}
+
+/// A bucket is a part of the host's name or of the path. This server is asked as a proxy, so that its name
+/// need not resolve; it knows one account, and does not look at secrets.
+#[test]
+fn amazon_by_path_and_by_host() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Emulator::s3rver(directory.path());
+    let names = [("plain.tar", "plain.tar"), ("a/b c+d=e.tar", "a/b%20c%2Bd%3De.tar")];
+    for (_, escaped) in names {
+        server.ask("PUT", &format!("/builds/{escaped}"), "", &archive());
+    }
+    let proxy = format!("http://{}", server.address);
+    for (by_path, name) in [("true", names[0].0), ("false", names[0].0), ("false", names[1].0)] {
+        let at = |account: &str, name: &str| {
+            build(&[&format!("--context=s3://builds/{name}")])
+                .variable("HTTP_PROXY", &proxy)
+                .variable("S3_ENDPOINT", "http://s3.example.test")
+                .variable("S3_FORCE_PATH_STYLE", by_path)
+                .variable("AWS_REGION", "us-east-1")
+                .variable("AWS_ACCESS_KEY_ID", account)
+                .variable("AWS_SECRET_ACCESS_KEY", KEY)
+        };
+        let facts = &[("/got", "- 0644 0:0 4 \"text\"")];
+        assert_facts(name, &at("S3RVER", name).image().tree(), facts);
+        let refused = at("nobody", name).run();
+        refused.refused(1, &[name, "403", "AWS_SECRET_ACCESS_KEY"]);
+        assert!(!refused.log.contains(KEY), "{}", refused.log);
+        at("S3RVER", "absent.tar").run().refused(1, &["absent.tar", "no such object"]);
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ const EMULATORS: &str = "/opt/kaniko-rs-emulators/bin";
 const TOOLS: &[(&str, &str)] = &[
     ("apt-get", "apt"),
     ("azurite-blob", EMULATORS),
+    ("s3rver", EMULATORS),
     ("buildah", "buildah"),
     ("busybox", "busybox-static"),
     ("bzip2", "bzip2"),

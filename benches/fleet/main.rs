@@ -102,6 +102,7 @@ fn build(store: &Store, service: usize, versions: &Versions, size: usize, sum: &
         ttl: Duration::from_secs(86_400),
         run_layers: true,
         copy_layers: true,
+        by_reads: false,
         push: true,
         now: 1_700_000_000,
         bases: None,
@@ -131,8 +132,17 @@ fn build(store: &Store, service: usize, versions: &Versions, size: usize, sum: &
                 let record =
                     Record::new(step, &format!("{service} {step}"), &[(String::new(), inputs)]);
                 let (before, by_content, created) = (lineage, None, settings.now);
-                let made =
-                    Made { key, before, by_content, created, outcome, layer: &layer, record };
+                let made = Made {
+                    key,
+                    before,
+                    by_content,
+                    created,
+                    outcome,
+                    layer: &layer,
+                    record,
+                    reads: None,
+                    read_as: None,
+                };
                 cache.put(&made, &Platform::new("linux", "amd64", None));
             }
         }

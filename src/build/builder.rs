@@ -10,6 +10,7 @@ use super::Order;
 use super::images::{Images, NamedContext};
 use super::layers::Times;
 use super::own_root::Found;
+use super::shared_caches::UsedCaches;
 use super::tracers::Tracers;
 use super::tree::in_place_exclusions;
 use super::work::WorkDir;
@@ -39,6 +40,8 @@ pub(super) struct Builder<'a> {
     pub(super) cache: Option<&'a Cache<'a>>,
     /// Once a stage may begin: what was at `/`, if it is to be put back.
     pub(super) found: OnceCell<Option<Found>>,
+    /// The caches of mounts that steps have used.
+    pub(super) caches: UsedCaches,
 }
 
 impl Builder<'_> {

@@ -111,6 +111,8 @@ impl Stages<'_, '_> {
             outcome: entry.outcome,
             layer: &entry.layer,
             record: step.record.clone(),
+            reads: None,
+            read_as: None,
         };
         cache.put(&made, &stage.platform);
     }
@@ -133,7 +135,17 @@ impl Stages<'_, '_> {
             let (before, record) = (fold.lineage, step.record.clone());
             let (key, created) = (step.key, cache.settings().now);
             cache.put(
-                &Made { key, before, by_content, created, outcome, layer, record },
+                &Made {
+                    key,
+                    before,
+                    by_content,
+                    created,
+                    outcome,
+                    layer,
+                    record,
+                    reads: None,
+                    read_as: None,
+                },
                 &stage.platform,
             );
         }

@@ -248,7 +248,7 @@ fn format(compression: snapshot::Compression) -> Compression {
     }
 }
 
-fn layer(packed: snapshot::Layer, flavor: Flavor) -> ImageLayer {
+pub(super) fn layer(packed: snapshot::Layer, flavor: Flavor) -> ImageLayer {
     let digest = Digest::from_bytes(packed.digest.0);
     let diff_id = Digest::from_bytes(packed.diff_id.0);
     let media_type = flavor.layer(format(packed.compression));

@@ -30,6 +30,7 @@ mod publish;
 mod roots;
 mod run_mounts;
 mod run_step;
+mod shared_caches;
 mod spent;
 mod stage;
 mod tracers;
@@ -61,6 +62,7 @@ pub use layers::{IgnoredPath, LayerRules};
 pub use own_root::OwnRoot;
 pub use publish::{Built, Outputs};
 pub use run_mounts::MountSources;
+pub use shared_caches::SharedCaches;
 use stage::Stages;
 pub use tracers::StepTracer;
 use tracers::Tracers;
@@ -274,8 +276,13 @@ fn run(
         times,
         cache: cache.as_ref(),
         found: std::cell::OnceCell::new(),
+        caches: shared_caches::UsedCaches::default(),
     };
     let built = with_cache(&builder, || whole(&builder, &plan));
+    if built.is_err() {
+        // The steps that succeeded have filled theirs.
+        builder.exports().run();
+    }
     if interrupt.is_triggered() {
         return built;
     }
@@ -325,10 +332,12 @@ fn whole(builder: &Builder<'_>, plan: &Plan<'_>) -> Result<Built, Failure> {
     // As with Docker, annotations of the base speak of the base.
     let image = image.with_config(config).with_annotations(order.outputs.annotations.clone());
     let uploads = stages.into_uploads();
+    let exports = builder.exports();
     let published = std::thread::scope(|scope| {
         // The trees have done their duty, and large ones take a while to go. Where they do not, the end
         // of the working directory tells why.
         scope.spawn(|| work.clear_stages().is_ok());
+        scope.spawn(|| exports.run());
         order.outputs.publish(&image, registry, uploads, images, work)
     });
     published.inspect_err(|_| {

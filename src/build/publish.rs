@@ -73,6 +73,7 @@ impl Outputs {
         if !self.push {
             return Ok(());
         }
+        registry.expect_push(&self.destinations);
         if !self.check {
             // Who the user is has to be found out before a base image is unpacked over the helpers.
             let repositories = super::repositories(&self.destinations);

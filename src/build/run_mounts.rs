@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use snapshot::ImagePath;
 use tracer::Hidden;
 
+use super::shared_caches::{Imported, SharedCaches};
 use super::stage::Stages;
 use crate::plan::{BaseImages as _, Origin, RunMount};
 use crate::report::{Explain as _, Failure, bytes};
@@ -28,6 +29,8 @@ pub struct MountSources {
     pub cache_limit: Option<u64>,
     /// What their names begin with.
     pub cache_namespace: String,
+    /// Whether and where they are shared with other machines.
+    pub shared: Option<SharedCaches>,
 }
 
 impl MountSources {
@@ -211,11 +214,19 @@ impl<'a> Stages<'a, '_> {
             return content(same.again());
         }
         let store = CacheStore::new(&self.builder.order.mounts.caches);
-        let dir = store.open(key, *sharing, in_place, self.builder.interrupt, |path| match from {
-            Some(from) if mode.is_none() && owner.is_none() => self.fill(from, path),
-            Some(_) | None => Ok(()),
+        let mut imported = Imported::default();
+        let dir = store.open(key, *sharing, in_place, self.builder.interrupt, |path| {
+            imported = self.builder.import(key, path).map_err(Failing)?;
+            match from {
+                Some(from) if mode.is_none() && owner.is_none() && !imported.is_there() => {
+                    self.fill(from, path)
+                }
+                Some(_) | None => Ok(()),
+            }
         });
-        content(dir.map_err(|error: Failing| error.0)?)
+        let dir = dir.map_err(|error: Failing| error.0)?;
+        self.builder.use_cache(&dir, imported);
+        content(dir)
     }
 
     /// What a cache begins with.

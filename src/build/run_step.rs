@@ -66,6 +66,7 @@ impl Stages<'_, '_> {
             let hint = denied_hint(&ran.outcome.denied, &stage.label, number);
             return Err(hint.into_iter().fold(failure, Failure::hint));
         }
+        builder.caches.step_succeeded();
         for program in &ran.outcome.denied.programs {
             tracing::warn!(
                 "{} ran without the rights that its file gives: ptrace watched. If it needs them, \

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Lineage, Made};
+use super::{Lineage, Made, ReadSet};
 use crate::image::{
     Blob, Digest, Flavor, HistoryEntry, Image, ImageError, ImageLayer, Manifest, Platform,
 };
@@ -17,6 +17,12 @@ use crate::plan::{Framed, Inputs, Key};
 
 /// What the tag of the last entry of a step begins with.
 pub(super) const LAST: &str = "last-";
+
+/// What the tag of the last entry of a command begins with of which it is known what it read.
+pub(super) const READS: &str = "reads-";
+
+/// Where an entry that is found by what was read names older ones.
+const OLDER: &str = "read-sets";
 
 /// The format of entries. One of another version is a miss.
 const VERSION: &str = "1";
@@ -138,6 +144,14 @@ impl Entry {
     pub fn key_of(image: &Image) -> Option<Key> {
         Key::parse(image.annotations().get(&format!("{PREFIX}.key"))?)
     }
+
+    /// The key that a manifest says it is the entry of, and those of older entries of the same command.
+    pub(super) fn keys_of(manifest: &Manifest) -> Vec<Key> {
+        let text = |name| manifest.annotations.get(&format!("{PREFIX}.{name}"));
+        let older = text(OLDER).into_iter().flat_map(|keys| keys.split(','));
+        let keys = text("key").map(String::as_str).into_iter().chain(older);
+        keys.filter_map(Key::parse).collect()
+    }
 }
 
 /// The image that is stored for a layer.
@@ -165,8 +179,15 @@ pub(super) fn image(made: &Made<'_>, platform: &Platform) -> Result<Image, Image
         .chain(content)
         .map(|(name, value)| (format!("{PREFIX}.{name}"), value))
         .collect();
+    if let Some((_, older)) = made.read_as.as_ref().filter(|(_, older)| !older.is_empty()) {
+        let older: Vec<String> = older.iter().map(Key::to_string).collect();
+        annotations.insert(format!("{PREFIX}.{OLDER}"), older.join(","));
+    }
     annotations.insert(CREATED.to_owned(), created.clone());
     let mut config = image.config().clone();
+    if let Some(reads) = made.reads {
+        ReadSet::write_to(reads, &mut config);
+    }
     config.created = Some(created.clone());
     let record =
         serde_json::to_value(&made.record).expect("a record is texts, which always encode");
@@ -263,6 +284,10 @@ mod tests {
         Key::of_base(&[Digest::of(b"other")], &platform())
     }
 
+    fn third_key() -> Key {
+        Key::of_base(&[Digest::of(b"third")], &platform())
+    }
+
     fn entry(change: impl FnOnce(&mut BTreeMap<String, String>)) -> Result<Entry, UnusableEntry> {
         found_by(own_key(), change)
     }
@@ -289,6 +314,8 @@ mod tests {
             created: 1_700_000_000,
             layer: &layer,
             record: Record::new("RUN make", "0:1", &[(String::new(), inputs(&[("a", "1")]))]),
+            reads: None,
+            read_as: Some((third_key(), vec![other_key(), third_key()])),
         };
         let image = image(&made, &platform).expect("a gzip layer");
         let mut annotations = image.annotations().clone();
@@ -297,6 +324,9 @@ mod tests {
         assert_eq!(Record::read(&image).as_ref(), Some(&made.record));
         let parsed = Document::parse(image.manifest_bytes(), None).expect("a manifest");
         let Document::Manifest(manifest) = parsed else { panic!("an index") };
+        if manifest.annotations.get(&format!("{PREFIX}.key")) == Some(&own_key().to_string()) {
+            assert_eq!(Entry::keys_of(&manifest), [own_key(), other_key(), third_key()]);
+        }
         Entry::read(name, &manifest, Blob::Layout("/l".into()))
     }
 
@@ -318,8 +348,7 @@ mod tests {
         assert_eq!((own.before, own.by_content), (Lineage::start(), by_content));
         let other = found_by(other_key(), |_| {}).expect("its other name");
         assert_eq!((other.key, other.before), (other_key(), after));
-        let third = Key::of_base(&[Digest::of(b"third")], &platform());
-        assert!(matches!(found_by(third, |_| {}), Err(UnusableEntry::OtherKey(_))));
+        assert!(matches!(found_by(third_key(), |_| {}), Err(UnusableEntry::OtherKey(_))));
         let without = |annotations: &mut BTreeMap<String, String>| {
             annotations.retain(|name, _| !name.contains("content"));
         };

@@ -209,7 +209,7 @@ impl Place {
                     entries.iter().map(|kept| (kept.key.to_string(), kept.manifest)).collect();
                 Ok(layout.remove(|tag, manifest| {
                     keys.get(tag) == Some(&manifest)
-                        || is_last(tag) && manifests.contains(&manifest)
+                        || is_further(tag) && manifests.contains(&manifest)
                 })?)
             }
         }
@@ -218,12 +218,13 @@ impl Place {
 
 /// Whether a tag is that of an entry.
 pub(super) fn is_ours(tag: &str) -> bool {
-    Key::parse(tag).is_some() || is_last(tag)
+    Key::parse(tag).is_some() || is_further(tag)
 }
 
-/// Whether a tag says which entry of a step was written last.
-fn is_last(tag: &str) -> bool {
-    tag.strip_prefix(super::entry::LAST).is_some_and(|hex| Key::parse(hex).is_some())
+/// Whether a tag says which entry of a step or command was written last.
+fn is_further(tag: &str) -> bool {
+    let hex = tag.strip_prefix(super::entry::LAST).or(tag.strip_prefix(super::entry::READS));
+    hex.is_some_and(|hex| Key::parse(hex).is_some())
 }
 
 fn seconds(time: SystemTime) -> Option<i64> {
@@ -279,11 +280,12 @@ mod tests {
         let hex = Digest::of(b"").hex();
         for (tag, want) in [
             (format!("last-{hex}"), true),
+            (format!("reads-{hex}"), true),
             (hex, false),
             ("last-week".to_owned(), false),
             ("latest".to_owned(), false),
         ] {
-            assert_eq!(is_last(&tag), want, "{tag}");
+            assert_eq!(is_further(&tag), want, "{tag}");
         }
     }
 }

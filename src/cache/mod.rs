@@ -16,7 +16,9 @@ mod entry;
 mod inventory;
 mod layout;
 mod lineage;
+mod mount_image;
 mod place;
+mod reads;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -33,7 +35,9 @@ pub use entry::{Entry, Record, UnusableEntry};
 pub use inventory::{Inventory, InventoryError, Kept, Pruning};
 pub use layout::{Layout, LayoutError};
 pub use lineage::{Lineage, outcome};
+pub use mount_image::{MountImage, is_tag as is_mount_tag, tag as mount_tag};
 pub use place::{Place, PlaceError, parse_size};
+pub use reads::{Before, NoReadSet, ReadSet};
 
 /// How the cache is used.
 #[derive(Debug, Clone)]
@@ -48,6 +52,8 @@ pub struct Settings {
     pub copy_layers: bool,
     /// Whether new entries are written.
     pub push: bool,
+    /// Whether RUN is also found by what it read.
+    pub by_reads: bool,
     /// The time, in seconds since 1970.
     pub now: i64,
     /// Base images on this machine.
@@ -77,6 +83,8 @@ pub struct Cache<'a> {
     /// Which entry a layer came from.
     used: RefCell<BTreeMap<Digest, Key>>,
     lost: RefCell<BTreeSet<Key>>,
+    /// Entries of a command, the newest first, by its name whatever came before it.
+    by_reads: RefCell<HashMap<Key, Vec<Key>>>,
     pending: RefCell<Vec<Pending>>,
 }
 
@@ -103,14 +111,22 @@ pub struct Made<'m> {
     pub layer: &'m ImageLayer,
     /// For explanations.
     pub record: Record,
+    /// What it read.
+    pub reads: Option<&'m ReadSet>,
+    /// The name of the command whatever came before it, and older entries of it, the newest first.
+    pub read_as: Option<(Key, Vec<Key>)>,
 }
+
+/// As many entries of one command are tried by what it read.
+const MOST_BY_READS: usize = 8;
 
 impl<'a> Cache<'a> {
     /// A cache of which nothing is known yet.
     #[must_use]
     pub fn new(settings: &'a Settings, registry: &'a Registry, blobs: PathBuf) -> Self {
         let (looked_up, used, lost) = (RefCell::default(), RefCell::default(), RefCell::default());
-        Self { settings, registry, blobs, looked_up, used, lost, pending: RefCell::default() }
+        let (by_reads, pending) = (RefCell::default(), RefCell::default());
+        Self { settings, registry, blobs, looked_up, used, lost, by_reads, pending }
     }
 
     /// How it is used.
@@ -152,6 +168,43 @@ impl<'a> Cache<'a> {
             return Err(Miss::Unusable("its layer could not be read".to_owned()));
         }
         self.looked_up.borrow().get(&key).cloned().unwrap_or(Err(Miss::Absent))
+    }
+
+    /// Looks up, all at once, the entries of commands that are named whatever came before them.
+    pub fn look_up_by_reads(&self, commands: &[Key]) {
+        let new: BTreeSet<Key> = commands
+            .iter()
+            .filter(|key| !self.by_reads.borrow().contains_key(key))
+            .copied()
+            .collect();
+        let new: Vec<Key> = new.into_iter().collect();
+        let answers = self.settings.place.last_by_reads(self.registry, &new);
+        for (command, answer) in new.into_iter().zip(answers) {
+            let manifest = answer.ok().flatten();
+            let mut keys = manifest.as_ref().map_or_else(Vec::new, Entry::keys_of);
+            keys.truncate(MOST_BY_READS);
+            if let (Some(first), Some(_)) = (keys.first().copied(), &manifest) {
+                let found = self.checked(first, manifest.as_ref());
+                self.looked_up.borrow_mut().entry(first).or_insert(found);
+            }
+            self.by_reads.borrow_mut().insert(command, keys);
+        }
+    }
+
+    /// The entries of a command that was looked up so, the newest first.
+    pub fn by_reads(&self, command: Key) -> Vec<Key> {
+        self.by_reads.borrow().get(&command).cloned().unwrap_or_default()
+    }
+
+    /// What the command of an entry read.
+    pub fn read_set(&self, key: Key, platform: &Platform) -> Option<ReadSet> {
+        match self.settings.place.image(self.registry, &key.to_string(), platform) {
+            Ok(image) => ReadSet::read(&image),
+            Err(why) => {
+                tracing::debug!("cache entry {key}: {why}");
+                None
+            }
+        }
     }
 
     /// Notes that the layer of an entry is used.
@@ -206,7 +259,9 @@ impl<'a> Cache<'a> {
         };
         let other = made.by_content.map(|(key, _)| key.to_string());
         let tags = [made.key.to_string()].into_iter().chain(other);
-        let tags: Vec<String> = tags.chain([made.record.last_tag()]).collect();
+        let command =
+            made.read_as.as_ref().map(|(command, _)| format!("{}{command}", entry::READS));
+        let tags: Vec<String> = tags.chain([made.record.last_tag()]).chain(command).collect();
         let pending = self.start(made.key, image, tags);
         self.pending.borrow_mut().push(pending);
     }

@@ -84,7 +84,20 @@ impl Place {
         registry: &Registry,
         keys: &[Key],
     ) -> Vec<Result<Option<Manifest>, Miss>> {
-        let tags: Vec<String> = keys.iter().map(Key::to_string).collect();
+        self.of_tags(registry, &keys.iter().map(Key::to_string).collect::<Vec<_>>())
+    }
+
+    /// The manifests of the last entries of these commands, in order.
+    pub(super) fn last_by_reads(
+        &self,
+        registry: &Registry,
+        commands: &[Key],
+    ) -> Vec<Result<Option<Manifest>, Miss>> {
+        let tags = commands.iter().map(|key| format!("{}{key}", super::entry::READS));
+        self.of_tags(registry, &tags.collect::<Vec<_>>())
+    }
+
+    fn of_tags(&self, registry: &Registry, tags: &[String]) -> Vec<Result<Option<Manifest>, Miss>> {
         match self {
             Self::Registry(repository) => {
                 let names: Result<Vec<Reference>, _> =
@@ -96,7 +109,7 @@ impl Place {
                 registry.manifests(&names).into_iter().map(told).collect()
             }
             Self::Layout(layout) => layout
-                .manifests(&tags)
+                .manifests(tags)
                 .into_iter()
                 .map(|answer| answer.map_err(|error| Miss::Unusable(error.to_string())))
                 .collect(),

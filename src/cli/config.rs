@@ -10,6 +10,7 @@ pub(super) mod outputs;
 mod own_root;
 pub(super) mod registry;
 mod run_mounts;
+mod shared_caches;
 mod tracer;
 mod warmer;
 
@@ -18,7 +19,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::flags::Flags;
-use crate::build::{NamedContext, NamedContexts, Order};
+use crate::build::{MountSources, NamedContext, NamedContexts, Order};
 use crate::context::ContextSource;
 use crate::image::Platform;
 use crate::report::{Explain as _, Failure};
@@ -91,6 +92,8 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
     };
     let mut registry = registry::registry(&flags.registry, around)?;
     cache::reach(cache.as_ref(), &mut registry);
+    let shared = shared_caches::shared(&flags.run_mounts, &flags.cache, &outputs, around)?;
+    shared_caches::reach(shared.as_ref(), &mut registry);
     let build_args =
         layers::with_epoch(build_args(&flags.build_arg, around), around.variable(layers::EPOCH));
     let mut source = context::source(&flags.contexts, around)?;
@@ -121,7 +124,10 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             .parse()
             .map_err(|error| Failure::new(format!("--isolation: {error}")))?,
         force: flags.force.0,
-        mounts: run_mounts::sources(&flags.run_mounts, around, &build_args, &kaniko_dir)?,
+        mounts: MountSources {
+            shared,
+            ..run_mounts::sources(&flags.run_mounts, around, &build_args, &kaniko_dir)?
+        },
         build_args,
         kaniko_dir,
         own_dirs: own_dirs(around),

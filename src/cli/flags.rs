@@ -31,7 +31,7 @@ pub(super) use log::LogFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use own_root::OwnRootFlags;
 pub(super) use registry::{PullFlags, RegistryFlags};
-pub(super) use run_mounts::RunMountFlags;
+pub(super) use run_mounts::{CacheMounts, RunMountFlags};
 pub(super) use tracer::TracerFlags;
 pub(super) use warmer::WarmerFlags;
 

@@ -89,12 +89,16 @@ impl RegistryError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
+            _ if self.is_immutable_tag() => Some(
+                "push another tag, or go on without it: --push-ignore-immutable-tag-errors"
+                    .to_owned(),
+            ),
             Self::Denied { hint, .. } => Some(hint.clone()),
             Self::NotFound { .. } => {
                 Some("check the name and the tag; private repositories answer so, too".to_owned())
             }
             Self::Network { hint, .. } => hint.map(str::to_owned),
-            Self::Status { status: 400, .. } => {
+            Self::Status { status: 400, message, .. } if message.contains("HTTPS") => {
                 Some("an HTTPS server answers so to plain HTTP: leave --insecure out".to_owned())
             }
             Self::Status { .. }
@@ -118,6 +122,13 @@ impl RegistryError {
     pub fn is_unsupported(&self) -> bool {
         matches!(self, Self::Status { status: 405 | 501, .. })
             || matches!(self, Self::Status { status: 400, message, .. } if message.contains("UNSUPPORTED"))
+    }
+
+    /// Whether a registry may have refused a manifest because of what it names. There are several
+    /// statuses for that, and codes of their own.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::NotFound { .. } | Self::Status { status: 400..=499, .. })
+            && !self.is_immutable_tag()
     }
 
     /// Whether it has nothing to do with the registry or the way there.

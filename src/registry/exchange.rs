@@ -13,6 +13,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use super::auth::{Asker, Auth, Scope};
 use super::retry::Budget;
 use super::settings::Purpose;
+use super::standing::Standing;
 use super::transport::{Transport, is_certificate};
 use super::upload::FileBody;
 use super::{RegistryError, Settings, answer, challenge, retry};
@@ -34,6 +35,8 @@ pub(crate) struct Client {
     pub(crate) uploads: Semaphore,
     /// Each blob is sent once to a repository, however many ask for it.
     pub(crate) arrivals: Mutex<Arrivals>,
+    /// What destinations had before.
+    pub(crate) standing: Standing,
     /// Registries that did not take a blob with the request that begins its upload.
     pub(crate) takes_no_whole: Mutex<HashSet<String>>,
     /// Hosts that have answered: a refused connection there is a hiccup and not a wrong name.
@@ -154,6 +157,7 @@ impl Client {
             downloads: Semaphore::new(settings.parallel.max(1)),
             uploads: Semaphore::new(settings.parallel.max(1)),
             arrivals: Mutex::default(),
+            standing: Standing::default(),
             takes_no_whole: Mutex::default(),
             answered: Mutex::default(),
             settings,

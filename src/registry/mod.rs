@@ -30,6 +30,7 @@ mod put;
 mod retry;
 mod secret;
 mod settings;
+mod standing;
 mod store;
 mod tags;
 mod transport;
@@ -190,6 +191,12 @@ impl Registry {
             })
         };
         self.wait(task, || "ask for AWS credentials".to_owned())
+    }
+
+    /// These names will be pushed to: what they mean before that need not be looked for in their
+    /// repositories one by one.
+    pub fn expect_push(&self, references: &[Reference]) {
+        self.client.standing.expect(references);
     }
 
     /// Finds out who the user is there, without a request to the registry where that is possible.

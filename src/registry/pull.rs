@@ -125,6 +125,28 @@ async fn document(
     Document::parse(raw, content_type.as_deref()).map_err(RegistryError::image(what))
 }
 
+/// What a name means in the registry that it is about to be pushed to. There is one try: this only
+/// spares requests.
+pub(crate) async fn named_now(client: &Client, reference: &Reference) -> Option<Manifest> {
+    let what = format!("look at {reference}");
+    let (repository, key) = (reference.repository(), reference.manifest_key());
+    let url = client.url(repository, Purpose::Push, &format!("manifests/{key}")).await.ok()?;
+    let mut request = Request::new(&what, Purpose::Push, repository, Method::GET, url);
+    for accepted in ACCEPTED {
+        request = request.with_header(ACCEPT, accepted).ok()?;
+    }
+    match small_once(client, &request, MANIFEST_LIMIT).await {
+        Ok((raw, content_type)) => match Document::parse(raw, content_type.as_deref()) {
+            Ok(Document::Manifest(manifest)) => Some(*manifest),
+            Ok(Document::Index(_)) | Err(_) => None,
+        },
+        Err(failure) => {
+            tracing::debug!("{failure}");
+            None
+        }
+    }
+}
+
 /// The entries of an index as they are written; `None` if there is nothing of this tag.
 pub(crate) async fn index(
     client: &Client,

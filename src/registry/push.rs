@@ -57,8 +57,18 @@ async fn to_one(
     reference: &Reference,
     dir: &Path,
 ) -> Result<bool, RegistryError> {
-    blobs(client, image, reference.repository(), dir).await?;
-    match manifest(client, image, reference).await {
+    let repository = reference.repository();
+    blobs(client, image, repository, dir).await?;
+    let put = match manifest(client, image, reference).await {
+        Err(error) if error.is_refusal() && client.standing.doubt(repository) => {
+            tracing::warn!("{error}; looking at every layer there");
+            upload::look_again(client, repository);
+            blobs(client, image, repository, dir).await?;
+            manifest(client, image, reference).await
+        }
+        put => put,
+    };
+    match put {
         Err(error) if client.settings.ignore_immutable_tags && error.is_immutable_tag() => {
             tracing::warn!("{error}; the tag stays as it is, as asked for");
             Ok(false)

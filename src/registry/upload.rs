@@ -77,6 +77,12 @@ pub(crate) async fn blob(
     arrival.get_or_try_init(|| upload.ensure(source)).await.copied()
 }
 
+/// Forgets what arrived in a repository: whoever asks next looks again.
+pub(crate) fn look_again(client: &Client, repository: &Repository) {
+    let mut arrivals = client.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+    arrivals.retain(|(of, _), _| of != repository);
+}
+
 struct Upload<'a> {
     client: &'a Client,
     what: String,
@@ -90,7 +96,7 @@ impl Upload<'_> {
             Source::Layer(ImageLayer { blob: Blob::Registry(from), .. }, _) => Some(from),
             Source::Layer(..) | Source::Layout(_) | Source::Bytes(_) => None,
         };
-        if from == Some(self.repository) || self.exists().await? {
+        if from == Some(self.repository) || self.stands().await || self.exists().await? {
             tracing::debug!(digest = %self.wanted.digest, repository = %self.repository, "exists");
             return Ok(());
         }
@@ -126,6 +132,11 @@ impl Upload<'_> {
 
     async fn url(&self, path: &str) -> Result<Url, RegistryError> {
         self.client.url(self.repository, Purpose::Push, path).await
+    }
+
+    async fn stands(&self) -> bool {
+        let Self { client, repository, wanted, .. } = self;
+        client.standing.has(client, repository, wanted.digest).await
     }
 
     /// A registry that cannot answer HEAD gets the blob once more rather than never.

@@ -21,8 +21,8 @@ pub use contents::{Wanted, contents, contents_of};
 pub use copy::{Copier, CopyError, CopyRules};
 pub use known::KnownFiles;
 pub use mounts::{
-    AgentSource, BadKey, CacheDir, CacheError, CacheKey, CacheStore, Content, KeyRing, MountError,
-    Mounted, Mounts, Trimmed,
+    AgentSource, BadKey, CacheDir, CacheError, CacheHold, CacheKey, CacheStore, Content, KeyRing,
+    MountError, Mounted, Mounts, Trimmed,
 };
 pub use run::{Ran, RunError, Runner, run};
 pub use sources::{Found, SourceTree};

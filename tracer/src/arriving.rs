@@ -28,6 +28,8 @@ struct Last {
     number: u64,
     /// Names that it goes through, itself included where it follows.
     used: Vec<Vec<u8>>,
+    /// Whether it only reads.
+    reads: bool,
 }
 
 impl Arriving {
@@ -37,6 +39,20 @@ impl Arriving {
         let last = self.last.entry(thread).or_default();
         last.number = number;
         last.used.clear();
+        last.reads = false;
+    }
+
+    /// The same of a call that only reads.
+    pub(crate) fn begin_reading(&mut self, thread: i32, number: u64) {
+        self.begin(thread, number);
+        if let Some(last) = self.last.get_mut(&thread) {
+            last.reads = true;
+        }
+    }
+
+    /// Whether the last call of a thread only reads.
+    pub(crate) fn is_reading(&self, thread: i32) -> bool {
+        self.last.get(&thread).is_some_and(|last| last.reads)
     }
 
     /// A thread has ended.

@@ -47,6 +47,10 @@ pub struct Command {
     /// another thread may exchange a name between the stop and the kernel's look
     /// at it. Costs a second stop for each such open. ptrace only.
     pub strict: bool,
+    /// Whether what the command reads is recorded too: see
+    /// [`Reads`](crate::Reads). Costs a stop for each look at a name. ptrace
+    /// only.
+    pub reads: bool,
 }
 
 impl Command {
@@ -67,6 +71,7 @@ impl Command {
             stderr: None,
             event_budget: None,
             strict: false,
+            reads: false,
         }
     }
 

@@ -6,7 +6,7 @@
 //! in a chroot only, it carries the chroot's prefix, which is taken off when
 //! the path is recorded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -17,6 +17,10 @@ use crate::directories::Directories;
 use crate::error::{Errno, Error};
 use crate::sys;
 use crate::tracee::{Identity, Refusal, Tracee, read_link};
+
+mod programs;
+
+pub(crate) use programs::Program;
 
 /// The longest name of a directory entry.
 const MAX_NAME: usize = 255;
@@ -72,6 +76,9 @@ pub(crate) struct View {
     directories: Directories,
     pub(crate) arriving: Arriving,
     pub(crate) from_cache: u64,
+    /// What names led through so far, but for directories above it; where
+    /// somebody wants to know.
+    pub(crate) trail: Option<HashSet<Vec<u8>>>,
 }
 
 impl View {
@@ -106,6 +113,7 @@ impl View {
             directories: Directories::default(),
             arriving: Arriving::default(),
             from_cache: 0,
+            trail: None,
         })
     }
 
@@ -263,6 +271,7 @@ impl View {
             let is_last = walk.rest.is_empty();
             if component == b".." {
                 self.arriving.uses(&walk.at, true, walk.tracee.tid());
+                self.pass(&walk.at);
                 walk.up();
                 if is_last {
                     walk.found.push(walk.at.clone());
@@ -282,6 +291,15 @@ impl View {
         Ok(())
     }
 
+    /// A name led here.
+    fn pass(&mut self, path: &[u8]) {
+        if let Some(trail) = &mut self.trail
+            && !trail.contains(path)
+        {
+            trail.insert(path.to_vec());
+        }
+    }
+
     /// Looks at one component, and follows it if it is a link.
     fn enter(
         &mut self,
@@ -292,6 +310,7 @@ impl View {
     ) -> Result<std::ops::ControlFlow<()>, Trouble> {
         use std::ops::ControlFlow::{Break, Continue};
         self.arriving.look(&candidate, walk.tracee.tid());
+        self.pass(&candidate);
         if is_last {
             walk.found.push(candidate.clone());
         }

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use crate::reads::Reads;
+
 /// The end of a command that was started.
 #[derive(Debug)]
 pub struct Outcome {
@@ -11,6 +13,8 @@ pub struct Outcome {
     pub status: Status,
     /// What it and everything it started may have changed.
     pub touched: Touched,
+    /// What it may have known of the tree, if that was asked for.
+    pub reads: Reads,
     /// What it could not do because it was watched.
     pub denied: Denied,
     /// What watching it took.

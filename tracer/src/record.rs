@@ -1,13 +1,17 @@
 //! From a stopped call to the paths it may change.
 
+mod reading;
+
 use std::collections::{BTreeSet, HashSet};
 
 use crate::arch::{ABIS, Abi, Arg, Call, Follow, Shape};
 use crate::filter::OPEN_CHANGES;
 use crate::names::{Origin, Trouble, View};
-use crate::outcome::{Blindness, TouchedSet};
+use crate::outcome::Blindness;
 use crate::sys::trace::StoppedCall;
 use crate::tracee::{Held, Refusal, Tracee};
+
+use reading::Reading;
 
 /// `O_TMPFILE` without `O_DIRECTORY`: a file without a name; linkat gives it
 /// one.
@@ -43,15 +47,14 @@ pub(crate) struct Record {
     trees: BTreeSet<Vec<u8>>,
     /// Away while an event is looked at.
     held: Held,
+    /// There where it is wanted.
+    reading: Option<Reading>,
 }
 
 impl Record {
     pub(crate) fn new(view: View) -> Record {
-        Record { view, paths: HashSet::new(), trees: BTreeSet::new(), held: Held::default() }
-    }
-
-    pub(crate) fn into_touched(self) -> TouchedSet {
-        TouchedSet { paths: self.paths.into_iter().collect(), trees: self.trees }
+        let (paths, trees) = (HashSet::new(), BTreeSet::new());
+        Record { view, paths, trees, held: Held::default(), reading: None }
     }
 
     pub(crate) fn cache_hits(&self) -> u64 {
@@ -60,22 +63,26 @@ impl Record {
 
     /// Records what `stopped` may change, before it does.
     pub(crate) fn add(&mut self, tid: i32, stopped: &StoppedCall) -> Effect {
-        let Some((_, call)) = find(stopped) else {
-            return Effect::Blind(Blindness::Call("a system call of another tracer's filter"));
-        };
+        let Some((_, call)) = find(stopped) else { return self.add_read(tid, stopped) };
         self.view.arriving.begin(tid, stopped.number);
         let mut held = std::mem::take(&mut self.held);
         let event = Event { tracee: held.thread(tid), args: &stopped.args };
         let noted = self.note(call, &event);
         self.held = held;
-        let others = self.view.arriving.take_doubtful();
-        let others =
-            others.into_iter().filter(|(tid, number)| !Tracee::new(*tid).has_left(*number));
-        let others: Vec<i32> = others.map(|(tid, _)| tid).collect();
+        let others = self.others();
+        let others = self.settle_reads(others);
         match noted.unwrap_or_else(|trouble| settle(trouble, call.name, tid)) {
             Effect::Recorded if !others.is_empty() => Effect::Unsure(others),
             effect => effect,
         }
+    }
+
+    /// Threads that may be in the way of the call that was looked at.
+    fn others(&mut self) -> Vec<i32> {
+        let others = self.view.arriving.take_doubtful();
+        let others =
+            others.into_iter().filter(|(tid, number)| !Tracee::new(*tid).has_left(*number));
+        others.map(|(tid, _)| tid).collect()
     }
 
     /// What a thread did has happened, because it has stopped again or is gone.
@@ -95,13 +102,19 @@ impl Record {
 
     fn note(&mut self, call: &Call, event: &Event<'_>) -> Result<Effect, Trouble> {
         match call.shape {
+            Shape::BlindIfBits(arg, bits) if word(event.args[arg]) & bits == 0 => {
+                return Ok(self.only_shows(call.name));
+            }
             Shape::Blind | Shape::BlindIfBits(..) | Shape::BlindIfOneOf(..) => {
                 return Ok(Effect::Blind(Blindness::Call(call.name)));
             }
             Shape::Clone => return Ok(Effect::Escape),
             Shape::Trace(_) => return Ok(Effect::Trace),
             Shape::Processors { .. } => {}
-            Shape::Chroot => self.view.expect_other_roots(),
+            Shape::Chroot => {
+                self.becomes_root(event, 0)?;
+                self.view.expect_other_roots();
+            }
             Shape::Open { at, path, flags } => {
                 let flags = event.args[flags];
                 let name = Name { origin: event.origin(at), path, follow: opens_through(flags) };
@@ -132,7 +145,7 @@ impl Record {
     fn open(&mut self, event: &Event<'_>, name: &Name, flags: u64) -> Result<Effect, Trouble> {
         let flags = word(flags);
         if flags & OPEN_CHANGES == 0 || flags & TMPFILE != 0 {
-            return Ok(Effect::Recorded);
+            return self.opened_to_read(event, name);
         }
         let text = event.tracee.string(event.args[name.path])?;
         self.resolve(event, name.origin, &text, name.follow)
@@ -259,18 +272,10 @@ impl Record {
     }
 
     fn bind(&mut self, event: &Event<'_>, address: u64, length: u64) -> Result<Effect, Trouble> {
-        let mut bytes = [0; 110];
-        let length = usize::try_from(length & 0xffff_ffff).unwrap_or(0).min(bytes.len());
-        if length <= 2 {
-            return Ok(Effect::Recorded);
+        match event.socket_name(address, length)? {
+            Some(name) => self.resolve(event, Origin::CWD, &name, false),
+            None => Ok(Effect::Recorded),
         }
-        event.tracee.bytes(address, &mut bytes[..length])?;
-        let family = u16::from_ne_bytes([bytes[0], bytes[1]]);
-        let name = bytes[2..length].split(|byte| *byte == 0).next().unwrap_or_default();
-        if i32::from(family) != libc::AF_UNIX || name.is_empty() {
-            return Ok(Effect::Recorded);
-        }
-        self.resolve(event, Origin::CWD, name, false)
     }
 
     /// i386 only: the arguments are words of 32 bits.
@@ -376,6 +381,20 @@ impl Event<'_> {
 
     fn flags(&self, arg: Arg) -> i32 {
         word(self.args[arg]).cast_signed()
+    }
+
+    /// The name of a socket in the tree.
+    fn socket_name(&self, address: u64, length: u64) -> Result<Option<Vec<u8>>, Trouble> {
+        let mut bytes = [0; 110];
+        let length = usize::try_from(length & 0xffff_ffff).unwrap_or(0).min(bytes.len());
+        if length <= 2 {
+            return Ok(None);
+        }
+        self.tracee.bytes(address, &mut bytes[..length])?;
+        let family = u16::from_ne_bytes([bytes[0], bytes[1]]);
+        let name = bytes[2..length].split(|byte| *byte == 0).next().unwrap_or_default();
+        let is_named = i32::from(family) == libc::AF_UNIX && !name.is_empty();
+        Ok(is_named.then(|| name.to_vec()))
     }
 
     fn follows(&self, flags: Arg) -> bool {

@@ -7,8 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::{Errno, Error};
+use crate::filter::Stops;
 use crate::interrupt::Enrolled;
 use crate::outcome::{Blindness, Denied, Outcome, Stats, Status, Touched};
+use crate::reads::Reads;
 use crate::report::Report;
 use crate::start::{PROBED_CALLS, Pipes, Plan, keeper};
 use crate::sys::child::{self, StringArray};
@@ -56,7 +58,12 @@ pub(crate) fn run(
     let touched = ended.touched.unwrap_or_else(|| {
         Touched::Anything(unwatchable.map_or(Blindness::NotTraced, Blindness::Unwatchable))
     });
-    Ok(Outcome { status: ended.status, touched, denied: ended.denied, stats: ended.stats })
+    let Ended { status, reads, denied, stats, .. } = ended;
+    let reads = match reads {
+        Reads::NotAsked if command.reads => Reads::Unknown("it was not traced".to_owned()),
+        reads => reads,
+    };
+    Ok(Outcome { status, touched, reads, denied, stats })
 }
 
 /// What a command would lose under ptrace. Set-id programs gain nothing when
@@ -115,6 +122,7 @@ struct Run<'a> {
 struct Ended {
     status: Status,
     touched: Option<Touched>,
+    reads: Reads,
     denied: Denied,
     stats: Stats,
     /// What a stop took.
@@ -132,12 +140,13 @@ struct Waited {
 impl<'a> Run<'a> {
     /// Starts the first process, which then waits to be let go.
     fn start(command: &'a Command, watched: bool, probing: bool) -> Result<Run<'a>, Error> {
+        let stops = if command.reads { Stops::ChangesAndReads } else { Stops::Changes };
         let plan = Plan {
             command,
             argv: StringArray::new(&command.argv),
             envp: StringArray::new(&command.envp),
             streams: streams(command)?,
-            filter: watched.then(filter::program),
+            filter: watched.then(|| filter::program(stops)),
             probing,
         };
         let pipes = Pipes { go: pipe()?, ready: pipe()?, report: pipe()? };
@@ -190,7 +199,11 @@ impl<'a> Run<'a> {
             true => {
                 let in_pid_namespace = self.command.namespaces.pid;
                 let (budget, strict) = (self.command.event_budget, self.command.strict);
-                Some(Watch::attach(main, in_pid_namespace, budget, strict)?)
+                let mut watch = Watch::attach(main, in_pid_namespace, budget, strict)?;
+                if self.command.reads {
+                    watch.record_reads(&self.command.programs, &self.command.cwd);
+                }
+                Some(watch)
             }
             false => None,
         };
@@ -260,13 +273,13 @@ impl<'a> Run<'a> {
         }
         let status = end.map(status_of).ok_or(Error::KeeperLost)?;
         let stop = waited.watch.as_ref().map_or(Duration::ZERO, |watch| watch.pace().of_a_stop());
-        let (touched, denied, mut stats) = match waited.watch.map(Watch::finish) {
-            Some((touched, denied, stats)) => (Some(touched), denied, stats),
-            None => (None, Denied::default(), Stats::default()),
+        let (touched, reads, denied, mut stats) = match waited.watch.map(Watch::finish) {
+            Some((touched, reads, denied, stats)) => (Some(touched), reads, denied, stats),
+            None => (None, Reads::NotAsked, Denied::default(), Stats::default()),
         };
         stats.cpu = waited.usage.cpu;
         stats.max_rss = waited.usage.max_rss;
-        Ok(Ended { status, touched, denied, stats, stop })
+        Ok(Ended { status, touched, reads, denied, stats, stop })
     }
 }
 

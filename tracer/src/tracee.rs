@@ -4,6 +4,7 @@
 //! tracer that lacks CAP_SYS_PTRACE. For the first, the links are read with
 //! the ids of the process; for the second, see `watch`.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fmt::Write as _;
 use std::mem::MaybeUninit;
@@ -233,6 +234,31 @@ impl Tracee<'_> {
         self.as_owner(|| read_link(CWD, path.as_c_str())).ok()
     }
 
+    /// Where its root has mounts, but for the root itself, as it sees them.
+    pub(crate) fn mount_points(self) -> Result<Vec<Vec<u8>>, Refusal> {
+        let text = self.read_own("mountinfo")?;
+        let lines = text.split(|byte| *byte == b'\n');
+        let points = lines.filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+        Ok(points.map(unescaped).filter(|point| point != b"/").collect())
+    }
+
+    /// The files that are mapped, as their mounts have them.
+    pub(crate) fn mapped(self) -> Result<BTreeSet<Vec<u8>>, Refusal> {
+        let text = self.read_own("maps")?;
+        let lines = text.split(|byte| *byte == b'\n');
+        let names = lines.filter_map(|line| {
+            let from = line.iter().position(|byte| *byte == b'/')?;
+            Some(unescaped(&line[from..]))
+        });
+        Ok(names.collect())
+    }
+
+    fn read_own(self, name: &str) -> Result<Vec<u8>, Refusal> {
+        let path = format!("/proc/{}/{name}", self.tid);
+        let errno = |error: std::io::Error| Errno(error.raw_os_error().unwrap_or(libc::EIO));
+        self.as_owner(|| std::fs::read(&path).map_err(errno))
+    }
+
     /// What anybody may know of the name of its program.
     pub(crate) fn command_name(self) -> Vec<u8> {
         let name = std::fs::read(format!("/proc/{}/comm", self.tid)).unwrap_or_default();
@@ -340,6 +366,21 @@ fn within_page(address: u64, wanted: usize) -> usize {
     wanted.min(usize::try_from(left).unwrap_or(wanted))
 }
 
+/// Text of /proc in which some bytes are written in octal.
+fn unescaped(text: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, after)) = rest.split_first() {
+        let octal = after
+            .get(..3)
+            .filter(|_| *first == b'\\')
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        bytes.push(octal.unwrap_or(*first));
+        rest = if octal.is_some() { &after[3..] } else { after };
+    }
+    bytes
+}
+
 /// The numbers of a field of /proc/PID/status.
 fn numbers<'a>(status: &'a str, field: &str) -> impl Iterator<Item = u32> + use<'a> {
     let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("");
@@ -401,6 +442,6 @@ pub(crate) fn read_link(dir: rustix::fd::BorrowedFd<'_>, path: impl Arg) -> Resu
     Ok(text.to_vec())
 }
 
-fn kernel_errno(errno: rustix::io::Errno) -> Errno {
+pub(crate) fn kernel_errno(errno: rustix::io::Errno) -> Errno {
     Errno(errno.raw_os_error())
 }

@@ -10,14 +10,16 @@
 //! 5. No process is left: the loop ends when none is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
 use std::time::{Duration, Instant};
 
 use crate::arch::Shape;
 use crate::error::{Errno, Error};
 use crate::filter::CLONE_UNTRACED;
 use crate::names::View;
-use crate::outcome::{Blindness, Denied, Stats, Touched};
+use crate::outcome::{Blindness, Denied, Stats, Touched, TouchedSet};
 use crate::pairing::Pairing;
+use crate::reads::Reads;
 use crate::record::{Effect, Record, find, is_native};
 use crate::start::PROBED_CALLS;
 use crate::sys::trace::{self, Change, Diverted, Go, StoppedCall};
@@ -59,6 +61,8 @@ pub(crate) struct Watch {
     filters: Option<u32>,
     /// Whether opened files are looked up again by their descriptor.
     strict: bool,
+    /// What is started, and where, if what it reads is recorded.
+    reads: Option<(Vec<CString>, CString)>,
     /// Tracees of which the end of an open is awaited.
     opening: BTreeSet<i32>,
     /// Tracees that make a call of ours in place of their own.
@@ -121,6 +125,7 @@ impl Watch {
             blind: None,
             filters: None,
             strict,
+            reads: None,
             opening: BTreeSet::new(),
             diverted: BTreeMap::new(),
             unlocked: BTreeMap::new(),
@@ -131,6 +136,12 @@ impl Watch {
             pace: Pace::default(),
             stats: Stats::default(),
         })
+    }
+
+    /// Records what is read, too, by a command that is started as the first of
+    /// these programs that there is, in this directory.
+    pub(crate) fn record_reads(&mut self, programs: &[CString], cwd: &CString) {
+        self.reads = Some((programs.to_vec(), cwd.clone()));
     }
 
     /// Answers one change of state.
@@ -170,13 +181,19 @@ impl Watch {
     }
 
     /// The answer, once nothing is left to watch.
-    pub(crate) fn finish(mut self) -> (Touched, Denied, Stats) {
+    pub(crate) fn finish(mut self) -> (Touched, Reads, Denied, Stats) {
         self.stats.from_cache = self.record.as_ref().map_or(0, Record::cache_hits);
-        let touched = match (self.blind, self.record) {
-            (Some(blindness), _) => Touched::Anything(blindness),
-            (None, record) => Touched::Only(record.map(Record::into_touched).unwrap_or_default()),
+        let wanted = self.reads.is_some();
+        let (touched, reads) = match (self.blind, self.record.map(Record::finish)) {
+            (Some(why), _) if wanted => {
+                let reads = Reads::Unknown(why.to_string());
+                (Touched::Anything(why), reads)
+            }
+            (Some(why), _) => (Touched::Anything(why), Reads::NotAsked),
+            (None, Some((touched, reads))) => (Touched::Only(touched), reads),
+            (None, None) => (Touched::Only(TouchedSet::default()), Reads::NotAsked),
         };
-        (touched, self.denied, self.stats)
+        (touched, reads, self.denied, self.stats)
     }
 
     pub(crate) fn pace(&self) -> &Pace {
@@ -213,7 +230,12 @@ impl Watch {
             self.filters = Tracee::new(tid).filters();
             self.withholds = is_anything_withheld(Tracee::new(tid));
             match View::of(tid, self.in_pid_namespace) {
-                Ok(view) => self.record = Some(Record::new(view)),
+                Ok(view) => {
+                    let record = self.record.insert(Record::new(view));
+                    if let Some((programs, cwd)) = &self.reads {
+                        record.record_reads(tid, programs, cwd);
+                    }
+                }
                 Err(error) => self.lose_sight(Blindness::Unresolved {
                     call: "execve",
                     pid: tid,
@@ -221,9 +243,15 @@ impl Watch {
                 }),
             }
         }
+        let reads = self.record.as_mut().filter(|record| record.records_reads());
+        let is_over = !self.withholds && reads.is_none();
+        if let Some(record) = reads {
+            record.check_mapped(tid);
+        }
         if self.withholds {
             self.check_program(tid)?;
-        } else {
+        }
+        if is_over {
             let options = OPTIONS & !libc::PTRACE_O_TRACEEXEC;
             let set = ignore_gone(trace::set_options(tid, options));
             set.map_err(|errno| refused("PTRACE_SETOPTIONS", tid, errno))?;

@@ -50,6 +50,7 @@ pub(super) fn settings(
         run_layers: flags.cache_run_layers.0,
         copy_layers: flags.cache_copy_layers.0,
         push,
+        by_reads: false,
         now: now.as_second(),
         bases: bases(base_dir, ttl, now, around),
     }))
@@ -76,7 +77,7 @@ fn bases(given: &str, ttl: Duration, now: jiff::Timestamp, around: &Surroundings
 }
 
 /// The place, and whether it was given rather than inferred.
-fn place(
+pub(super) fn place(
     given: &str,
     outputs: &Outputs,
     limit: u64,

@@ -42,6 +42,7 @@ pub(super) fn sources(
             "" => None,
             text => Some(super::size("--cache-mount-limit", text)?),
         },
+        shared: None,
     })
 }
 

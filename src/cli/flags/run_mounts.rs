@@ -2,6 +2,13 @@
 
 use clap::ArgAction::Append;
 
+/// `--cache-mounts`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(in crate::cli) enum CacheMounts {
+    Local,
+    Registry,
+}
+
 /// Flags about `RUN --mount`.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Mounts of RUN")]
@@ -26,4 +33,20 @@ pub(in crate::cli) struct RunMountFlags {
     /// as 20G. What was not used for longest is emptied first [default: no limit].
     #[arg(long, value_name = "SIZE", default_value = "", hide_default_value = true)]
     pub(in crate::cli) cache_mount_limit: String,
+
+    /// Whether these caches stay on this machine, or go to the repository of --cache-repo
+    /// too, from which machines that lack them take them. --no-push-cache only takes.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "local|registry",
+        default_value = "local",
+        hide_possible_values = true
+    )]
+    pub(in crate::cli) cache_mounts: CacheMounts,
+
+    /// How large a cache may be that goes to the repository: bytes, or with a unit, such as
+    /// 20G. One that is larger begins anew for others.
+    #[arg(long, value_name = "SIZE", default_value = "5G")]
+    pub(in crate::cli) cache_mount_export_limit: String,
 }

@@ -7,6 +7,7 @@ mod fake;
 mod faults;
 mod real;
 mod requests;
+mod standing;
 
 use std::fs;
 use std::path::Path;

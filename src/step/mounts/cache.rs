@@ -56,10 +56,20 @@ pub struct CacheKey {
 
 impl CacheKey {
     /// One line for each part, so that no two keys have the same text.
-    fn text(&self) -> String {
+    #[must_use]
+    pub fn text(&self) -> String {
         let Self { id, from, mode, owner } = self;
         let mode = mode.map(|mode| format!("{mode:o}"));
         format!("id {id:?}\nfrom {from:?}\nmode {mode:?}\nowner {owner:?}\n")
+    }
+
+    /// Makes the directory of a cache what it is when it is new.
+    ///
+    /// # Errors
+    /// Something in it cannot be removed.
+    pub fn empty(&self, dir: &Path) -> io::Result<()> {
+        std::fs::remove_dir_all(dir)?;
+        make(dir, self)
     }
 
     fn name(&self) -> String {
@@ -83,6 +93,10 @@ pub struct CacheDir {
     pub path: PathBuf,
     lock: Arc<Held>,
 }
+
+/// Keeps a cache from those who want it alone.
+#[derive(Debug)]
+pub struct CacheHold(#[expect(dead_code, reason = "it is there to be dropped")] Held);
 
 /// A lock that ends with this. To close the file would not be enough: a process that is just being started has a
 /// copy of every open file until its exec, and flock(2) ends with the last of them.
@@ -146,6 +160,21 @@ impl CacheStore {
             std::fs::rename(&new, &path).map_err(failed)?;
         }
         Ok(CacheDir { key: key.clone(), path, lock: Arc::new(Held(lock)) })
+    }
+}
+
+impl CacheStore {
+    /// Holds the cache in `dir` together with those who share it; nothing where somebody has it alone.
+    ///
+    /// # Errors
+    /// Its lock cannot be opened.
+    pub fn hold(dir: &Path) -> io::Result<Option<CacheHold>> {
+        let lock = File::create(dir.with_extension("lock"))?;
+        match lock.try_lock_shared() {
+            Ok(()) => Ok(Some(CacheHold(Held(lock)))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use super::sources::{Found, SourceTree};
 use crate::rootfs::Point;
 
 pub use agent::AgentSource;
-pub use cache::{CacheDir, CacheError, CacheKey, CacheStore};
+pub use cache::{CacheDir, CacheError, CacheHold, CacheKey, CacheStore};
 pub(super) use in_place::Placed;
 pub use keys::{BadKey, KeyRing};
 pub(super) use namespace::Shows;

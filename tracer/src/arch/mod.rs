@@ -12,8 +12,11 @@
 mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod i386;
+mod sights;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
+
+pub(crate) use sights::{SIGHTS, Sight};
 
 /// Call conventions a program can use on this machine; the first is our own.
 #[cfg(target_arch = "x86_64")]

@@ -9,3 +9,4 @@ mod guests;
 mod lifecycle;
 mod program;
 mod random;
+mod reads;
