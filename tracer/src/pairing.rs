@@ -105,9 +105,9 @@ impl Pairing {
             self.everywhere = None;
             return;
         }
-        // The tracer runs there.
-        let _ = sched_setaffinity(None, &here);
         self.lease.get_or_insert_with(|| Lease::start(*everywhere, self.term)).begin(tid);
+        // It runs there.
+        let _ = sched_setaffinity(None, &here);
         (self.joined, self.has_joined) = (Some(tid), true);
     }
 
@@ -136,15 +136,15 @@ impl Pairing {
         }
     }
 
-    /// `parent` has a new process or thread, `child`, which may be confined as
-    /// it was.
-    pub(crate) fn on_fork(&mut self, parent: i32, child: impl FnOnce() -> Option<i32>) {
-        if [self.joined, self.let_go].contains(&Some(parent))
-            && let (Some(child), Some(lease)) = (child(), &self.lease)
+    /// What held for thread `from` holds for `to` as well: its child; or itself,
+    /// by another number, once it has executed a program over its siblings.
+    pub(crate) fn on_heir(&mut self, from: i32, to: impl FnOnce() -> Option<i32>) {
+        if [self.joined, self.let_go].contains(&Some(from))
+            && let (Some(to), Some(lease)) = (to(), &self.lease)
         {
-            free(child, &lease.shared.everywhere);
+            free(to, &lease.shared.everywhere);
         }
-        self.on_other(parent);
+        self.on_other(from);
     }
 
     /// The command decides itself where its processes run; `tid` does. From now
@@ -455,7 +455,7 @@ mod tests {
             ("another reason to stop", (|pairing, tid| pairing.on_other(tid)) as Happening),
             ("the stop of another thread", |pairing, _| pairing.on_other(1)),
             ("a call of another thread", |pairing, _| assert!(!pairing.on_call(1))),
-            ("a new process", |pairing, tid| pairing.on_fork(tid, || None)),
+            ("a new process", |pairing, tid| pairing.on_heir(tid, || None)),
             ("processors are chosen", Pairing::give_up),
         ] {
             let Some((mut pairing, _sleeper, tid, all)) = joined(LONG) else { return };
@@ -487,9 +487,9 @@ mod tests {
         pairing.on_birth(first);
         assert_eq!(processors(first), all, "its first stop comes before that of its parent");
         pairing.on_other(1);
-        pairing.on_fork(tid, || Some(second));
+        pairing.on_heir(tid, || Some(second));
         assert_eq!(processors(second), all, "its parent was let go meanwhile");
-        pairing.on_fork(tid, || Some(third));
+        pairing.on_heir(tid, || Some(third));
         assert_eq!(processors(third), 1, "its parent has stopped since: it was meant to be so");
     }
 

@@ -164,14 +164,14 @@ impl Watch {
             libc::PTRACE_EVENT_SECCOMP => self.on_call(stopped),
             libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => {
                 self.stats.forks += 1;
-                self.pairing.on_fork(tid, || i32::try_from(trace::event_message(tid).ok()?).ok());
+                self.pairing.on_heir(tid, || other_of(tid));
                 stopped.resume(Go::On(0))
             }
             0 if signal == libc::SIGTRAP | 0x80 => self.on_call_exit(stopped),
+            libc::PTRACE_EVENT_EXEC => self.on_exec(stopped),
             event => {
                 self.pairing.on_other(tid);
                 match event {
-                    libc::PTRACE_EVENT_EXEC => self.on_exec(stopped),
                     libc::PTRACE_EVENT_STOP => stopped.resume(after_event_stop(signal)),
                     0 => stopped.resume(Go::On(signal)),
                     _ => stopped.resume(Go::On(0)),
@@ -220,9 +220,8 @@ impl Watch {
     /// replaced when it is next used, whether the exec was seen or not.
     fn on_exec(&mut self, stopped: Stopped) -> Result<(), Error> {
         let tid = stopped.0;
-        if let Ok(former) = trace::event_message(tid)
-            && let Ok(former) = i32::try_from(former)
-        {
+        if let Some(former) = other_of(tid) {
+            self.pairing.on_heir(former, || Some(tid));
             self.drop_tid(former);
             self.alive.insert(tid);
         }
@@ -418,6 +417,12 @@ impl Watch {
             record.done(tid);
         }
     }
+}
+
+/// The thread that a stop is also about: a new one, or who the stopped one was
+/// before it executed a program.
+fn other_of(tid: i32) -> Option<i32> {
+    i32::try_from(trace::event_message(tid).ok()?).ok()
 }
 
 /// A stop that is none of a signal: the first of a new process, the news of a

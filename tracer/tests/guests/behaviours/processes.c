@@ -63,6 +63,7 @@ static char all[100]; static cpu_set_t set;
 static void same(void) { cpu_set_t now; CPU_ZERO(&now); SAYS(sched_getaffinity(0, sizeof now, &now)); MUST(CPU_EQUAL(&now, &set)); char line[100]; allowed(line); MUST(!strcmp(line, all)); }
 static void often(void) { int d; SAYS(d = open("dir", O_RDONLY)); for (int i = 0; i < 400; i++) SAYS(fchmod(d, 0700 + i % 2)); close(d); }
 static void *asks(void *x) { char line[100]; allowed(line); MUST(!strcmp(line, all)); same(); return x; }
+static void *executes(void *x) { often(); setenv("ALL", all, 1); execl(self, self, "asks_before_anything_else", (char *)0); _exit(8); return x; }
 PART(asks_before_anything_else) { char line[100]; allowed(line); MUST(!strcmp(line, getenv("ALL"))); fill("c"); }
 BEHAVIOUR(free_to_run_wherever_it_could) {
   pthread_t t; char line[100]; CPU_ZERO(&set); SAYS(sched_getaffinity(0, sizeof set, &set)); allowed(all);
@@ -71,6 +72,7 @@ BEHAVIOUR(free_to_run_wherever_it_could) {
     often(); pid_t p = fork(); if (!p) { allowed(line); MUST(!strcmp(line, all)); same(); often(); _exit(0); } joined(p); same();
     often(); MUST(!pthread_create(&t, 0, asks, 0)); pthread_join(t, 0);
     often(); p = vfork(); if (!p) { setenv("ALL", all, 1); execl(self, self, "asks_before_anything_else", (char *)0); _exit(8); } joined(p);
+    p = fork(); if (!p) { MUST(!pthread_create(&t, 0, executes, 0)); for (;;) pause(); } joined(p);
     often(); if (!geteuid()) { p = fork(); if (!p) { often(); if (setresuid(7, 7, 7)) _exit(0); allowed(line); MUST(!strcmp(line, all)); same(); _exit(0); } joined(p); }
   }
   /* What it decides itself stays so. */
