@@ -242,7 +242,7 @@ fn real_programs_are_found_by_what_they_read() {
     let store = tempfile::tempdir().unwrap();
     let dockerfile = "FROM base\nENV PYTHONDONTWRITEBYTECODE=1\nWORKDIR /app\nCOPY . .\n\
         RUN : make; make -s\nRUN : run; ./prog > /said\nRUN : python; python3 say.py > /python\n";
-    let build = |change: fn(&Path)| {
+    let build = |change: Change| {
         Build::of(dockerfile)
             .base("base", base::toolchain())
             .file("Makefile", "prog: src/main.o src/f.o\n\tcc -o $@ $^\n")
@@ -259,7 +259,7 @@ fn real_programs_are_found_by_what_they_read() {
             .run()
             .succeeded()
     };
-    let cases: [(fn(&Path), &str); 4] = [
+    let cases: [(Change, &str); 4] = [
         (|_| (), "make run python"),
         (|dir| write(dir, "README", "read me again\n"), ""),
         // The program comes out the same.
