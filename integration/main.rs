@@ -20,6 +20,7 @@ mod pod;
 #[path = "../tracer/tests/soundness/proof/mod.rs"]
 mod proof;
 mod registry;
+mod telemetry;
 mod tools;
 mod warmer;
 mod web;
@@ -52,6 +53,7 @@ mod multistage;
 mod outline;
 mod own_root;
 mod push_login;
+mod read_set;
 mod readers;
 mod real_workloads;
 mod registry_flags;

@@ -122,6 +122,7 @@ pub(super) fn outlined(
         known: &known_files(settings, context),
     };
     let ahead = Ahead::look(&keys, &cache);
+    cache.look_up_by_reads(&ahead.open_commands());
     outline(Some(&Looked { ahead: &ahead, cache: &cache }))
 }
 

@@ -14,6 +14,7 @@ mod add_step;
 mod ahead;
 mod builder;
 mod by_content;
+mod by_reads;
 mod cached;
 mod contexts;
 mod copy_step;
@@ -28,6 +29,7 @@ mod outline;
 mod own_root;
 mod publish;
 mod refused;
+mod room;
 mod roots;
 mod run_mounts;
 mod run_step;
@@ -44,6 +46,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use tracer::Interrupt;
+use tracing::field::Empty;
 
 use crate::cache::Cache;
 use crate::context::{Access, Context, ContextSource};
@@ -51,7 +54,7 @@ use crate::dockerfile::Dockerfile;
 use crate::image::{Platform, Reference};
 use crate::plan::{Goals, Outline, Plan, PlanError, StepError};
 use crate::registry::{Registry, RegistryError, Settings};
-use crate::report::{ExitStatus, Failure};
+use crate::report::{ExitStatus, Failure, in_span};
 use crate::rootfs::{self, Chosen};
 
 use builder::Builder;
@@ -62,6 +65,7 @@ use layers::Times;
 pub use layers::{IgnoredPath, LayerRules};
 pub use own_root::OwnRoot;
 pub use publish::{Built, Outputs};
+use room::Room;
 pub use run_mounts::MountSources;
 pub use shared_caches::SharedCaches;
 use stage::Stages;
@@ -192,35 +196,29 @@ fn within<T>(
     let canceller = registry.canceller();
     interrupt.also(move || canceller.cancel());
     let work = WorkDir::create(&order.kaniko_dir, &order.hostname)?;
+    let room = Room::of(&order.kaniko_dir);
     order.work_dir.get_or_init(|| work.path().to_owned());
-    let result = contexts::own(order, &registry, &work, interrupt)
+    let span = tracing::info_span!("context", error = Empty);
+    let result = in_span(span, || contexts::own(order, &registry, &work, interrupt))
         .and_then(|context| work_on(&context, &registry, &work));
     if result.is_err() && interrupt.is_triggered() {
         return Err(Failure::new("the build was interrupted").status(ExitStatus::of_signal(15)));
     }
-    result.map_err(|failure| explained(failure, order))
+    result.map_err(|failure| explained(failure, &room))
 }
 
 /// A way out for refusals that know none: a right that is missing, a disk that is full.
-fn explained(failure: Failure, order: &Order) -> Failure {
+fn explained(failure: Failure, room: &Room) -> Failure {
     if failure.has_hint() {
         return failure;
     }
-    if failure.is_out_of_space() || is_full(&order.kaniko_dir) {
-        let dir = order.kaniko_dir.display();
-        return failure
-            .hint(format!("{dir} needs more room; give another place with --kaniko-dir"));
+    if failure.is_out_of_space() || room.is_used_up() {
+        return failure.hint(room.hint());
     }
     match rootfs::missing_capabilities() {
         Some(missing) if failure.is_refusal() => failure.hint(missing),
         _ => failure,
     }
-}
-
-/// Whether a file system has no room: a command that met this says it in its own words, or not at all.
-fn is_full(dir: &Path) -> bool {
-    const HARDLY_ANY: u64 = 1 << 16;
-    rustix::fs::statvfs(dir).is_ok_and(|disk| disk.f_bavail * disk.f_frsize < HARDLY_ANY)
 }
 
 fn run(
@@ -235,7 +233,8 @@ fn run(
     let bases = order.cache.as_ref().and_then(|cache| cache.bases.as_ref());
     let mut images = Images::new(registry, order.contexts.clone(), interrupt, bases)?;
     let arguments = inspect::arguments(order, dockerfile);
-    let plan = inspect::plan_of(order, dockerfile, &arguments, &images)?;
+    let span = tracing::info_span!("plan", error = Empty);
+    let plan = in_span(span, || inspect::plan_of(order, dockerfile, &arguments, &images))?;
     for name in &plan.unused_arguments {
         tracing::warn!("build argument {name} was given, but nothing declares it");
     }
@@ -253,7 +252,8 @@ fn run(
             rootfs::Isolation::Namespace { .. } => work.path(),
             rootfs::Isolation::InPlace => Path::new("/"),
         };
-        Tracers::probe(order.watch, &order.step_tracers, root)?
+        let by_reads = order.cache.as_ref().is_some_and(|cache| cache.by_reads);
+        Tracers::probe(order.watch, &order.step_tracers, by_reads, root)?
     };
     tracers.check(&plan)?;
     let cache = order.cache.as_ref().filter(|_| !order.layers.single);
@@ -338,7 +338,8 @@ fn whole(builder: &Builder<'_>, plan: &Plan<'_>) -> Result<Built, Failure> {
         // of the working directory tells why.
         scope.spawn(|| work.clear_stages().is_ok());
         scope.spawn(|| exports.run());
-        order.outputs.publish(&image, registry, uploads, images, work)
+        let span = tracing::info_span!("push", kaniko.digest = %image.digest(), error = Empty);
+        in_span(span, || order.outputs.publish(&image, registry, uploads, images, work))
     });
     published.inspect_err(|_| {
         // What the destination did not get may be a layer that the cache no longer has.
@@ -349,6 +350,8 @@ fn whole(builder: &Builder<'_>, plan: &Plan<'_>) -> Result<Built, Failure> {
 }
 
 fn parse(context: &Context) -> Result<Dockerfile, Failure> {
+    let text = String::from_utf8_lossy(&context.dockerfile);
+    tracing::Span::current().record("kaniko.dockerfile.content", text.as_ref());
     crate::dockerfile::parse(&context.dockerfile_name, &context.dockerfile).map_err(|error| {
         let place = format!("{}:{}", context.dockerfile_name, error.line());
         let failure = Failure::new(error.message().to_owned()).at(place);

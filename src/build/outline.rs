@@ -163,6 +163,14 @@ impl Looked<'_> {
             Err(Miss::Absent) if missed => (Found::Miss, "an earlier step missed".to_owned()),
             Err(miss) => (Found::Miss, step.why(miss, self.cache, &stage.platform)),
         };
+        let why = match step.command.map_or(0, |command| self.cache.by_reads(command).len()) {
+            count if count > 0 && found == Found::Miss => {
+                format!(
+                    "{why}; the build will see whether it still reads what it read ({count} known)"
+                )
+            }
+            _ => why,
+        };
         let inputs = step.record.inputs().map(|(name, digest)| OutlinedInput {
             name: name.to_owned(),
             digest: digest.to_owned(),

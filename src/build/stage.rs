@@ -3,21 +3,23 @@
 use std::collections::HashMap;
 
 use tracer::Marks;
+use tracing::field::Empty;
 
 use super::ahead::Ahead;
 use super::builder::Builder;
 use super::by_content::ByContent;
+use super::by_reads::Contents;
 use super::downloads::Downloads;
 use super::keys::{Keys, known_files};
 use super::layers::{Gathered, flavor_for};
 use super::needs::touches_root;
 use super::repositories;
-use crate::cache::Lineage;
+use crate::cache::{Lineage, ReadSet};
 use crate::dockerfile::Instruction;
 use crate::image::{Digest, Flavor, Image, ImageLayer};
 use crate::plan::{Action, Base, Plan, PlannedStage, Scope, step};
 use crate::registry::PendingUpload;
-use crate::report::Failure;
+use crate::report::{Failure, in_span};
 use crate::rootfs::Rootfs;
 use crate::step::KnownFiles;
 
@@ -61,6 +63,7 @@ impl<'a, 'p> Stages<'a, 'p> {
             Self { builder, plan, finished, foreign, prepared, downloads, known, ahead, uploads };
         if let Some(cache) = builder.cache {
             stages.ahead = Ahead::look(&stages.keys(), cache);
+            stages.look_up_by_reads();
         }
         for stage in plan.stages.iter().filter(|stage| stages.ahead.needs_tree(stage.number)) {
             if let Base::Image(image, _) = &stage.base {
@@ -108,7 +111,9 @@ impl<'a, 'p> Stages<'a, 'p> {
                 tracing::info!("Building stage {} ({} of {count})", stage.label, place + 1);
             }
             let wanted = stage.number == self.plan.result;
-            let finished = self.build(stage, wanted)?;
+            let span =
+                tracing::info_span!("stage", kaniko.stage = stage.label.as_str(), error = Empty);
+            let finished = in_span(span, || self.build(stage, wanted))?;
             if wanted {
                 result = Some(finished.image.clone());
             }
@@ -149,6 +154,8 @@ impl<'a, 'p> Stages<'a, 'p> {
             lineage,
             by_content,
             made: None,
+            read: None,
+            contents: Contents::default(),
             missed: false,
             marks: None,
             scope,
@@ -170,7 +177,16 @@ impl<'a, 'p> Stages<'a, 'p> {
         }
         for (number, instruction) in stage.instructions.iter().enumerate() {
             fold.number = number + 1;
-            self.one_step(stage, instruction, number, &mut fold)?;
+            let span = tracing::info_span!(
+                "Command",
+                kaniko.command = instruction.text.as_str(),
+                kaniko.stage = stage.label.as_str(),
+                kaniko.instruction.index = fold.number as u64,
+                kaniko.cache.hit = Empty,
+                kaniko.cache.key = Empty,
+                error = Empty
+            );
+            in_span(span, || self.one_step(stage, instruction, number, &mut fold))?;
         }
         self.take_gathered(&mut fold)?;
         if stage.kept {
@@ -270,11 +286,19 @@ impl<'a, 'p> Stages<'a, 'p> {
             if trigger { failure } else { failure.excerpt(&builder.excerpt(instruction.span)) }
         };
         if touches_root(&instruction.node) && ready.action != Action::Configure {
-            if let Some(layer) = self.cached_layer(stage, number, &ready.action, fold) {
+            let cached = self.cached_layer(stage, number, &ready.action, fold);
+            if builder.cache.is_some() {
+                tracing::Span::current().record("kaniko.cache.hit", cached.is_some());
+            }
+            if let Some(layer) = cached {
                 self.record(&ready, Some(layer), fold);
                 return Ok(());
             }
             self.lay_out(stage, &ready.text, fold)?;
+            if let Some(layer) = self.layer_by_reads(stage, number, &ready.action, fold) {
+                self.record(&ready, Some(layer), fold);
+                return Ok(());
+            }
         }
         let outcome = match &ready.action {
             Action::Configure if builder.order.layers.metadata && ready.created_by.is_some() => {
@@ -319,6 +343,10 @@ pub(super) struct Fold {
     pub(super) by_content: ByContent,
     /// What the last step made, where somebody wants to know.
     pub(super) made: Option<Digest>,
+    /// What it read, where that is known.
+    pub(super) read: Option<ReadSet>,
+    /// Of files of the tree.
+    pub(super) contents: Contents,
     /// Whether a step of this stage was not in the cache.
     pub(super) missed: bool,
     scope: Scope,

@@ -8,6 +8,7 @@ mod language;
 mod layers;
 pub(super) mod outputs;
 mod own_root;
+mod read_set;
 pub(super) mod registry;
 mod run_mounts;
 mod shared_caches;
@@ -40,17 +41,22 @@ pub(super) struct Surroundings {
     pub(super) now: String,
 }
 
+/// The environment, as far as it is text.
+pub(super) fn variables() -> BTreeMap<String, String> {
+    let text = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(text).collect()
+}
+
 impl Surroundings {
     /// Asks the system.
     ///
     /// # Errors
     /// The current directory is gone.
     pub(super) fn take() -> Result<Self, Failure> {
-        let text = |(name, value): (OsString, OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
         Ok(Self {
-            env: std::env::vars_os().filter_map(text).collect(),
+            env: variables(),
             here: std::env::current_dir().could_not(|| "tell the current directory".to_owned())?,
             executable: std::env::current_exe().ok(),
             now: jiff::Timestamp::now().to_string(),
@@ -82,7 +88,7 @@ impl Surroundings {
 pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failure> {
     let outputs = outputs::outputs(flags, around)?;
     let base_dir = &flags.run_mounts.cache_dir;
-    let cache = cache::settings(&flags.cache, base_dir, &outputs, around)?;
+    let mut cache = cache::settings(&flags.cache, base_dir, &outputs, around)?;
     let layers = layers::rules(&flags.layers, outputs.flavor)?;
     let platform = match &flags.custom_platform {
         None => Platform::host(),
@@ -104,6 +110,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
     }
     let kaniko_dir = kaniko_dir(flags.kaniko_dir.as_deref(), around);
     let (watch, step_tracers) = tracer::watch(&flags.tracer)?;
+    read_set::apply(&flags.read_set, watch, layers.single, &mut cache)?;
     Ok(Order {
         access: context::access(&source, &registry, around),
         context: source,
