@@ -20,6 +20,7 @@ mod pod;
 #[path = "../tracer/tests/soundness/proof/mod.rs"]
 mod proof;
 mod registry;
+mod telemetry;
 mod tools;
 mod warmer;
 mod web;
@@ -46,6 +47,7 @@ mod killed;
 mod language;
 mod layer_flags;
 mod layers;
+mod lazy;
 mod limits;
 mod multistage;
 mod outline;

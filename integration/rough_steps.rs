@@ -88,7 +88,8 @@ const WHO: &str = "#include <stdio.h>\n#include <unistd.h>\n\
         return fclose(to);\n\
     }\n";
 
-/// An image with the program three times: plain, set-user-id root, set-group-id 2000.
+/// An image with the program four times: plain, set-user-id root, the same for nobody to read, and
+/// set-group-id 2000.
 pub(crate) fn with_set_id_programs(home: &Path) -> PathBuf {
     let (source, program) = (home.join("who.c"), home.join("who"));
     std::fs::write(&source, WHO).unwrap();
@@ -103,6 +104,8 @@ pub(crate) fn with_set_id_programs(home: &Path) -> PathBuf {
         .file("bin/who-plain", &program)
         .mode(0o4755)
         .file("bin/who-user", &program)
+        .mode(0o4711)
+        .file("bin/who-unread", &program)
         .mode(0o2755)
         .owner(0, 2000)
         .file("bin/who-group", &program)

@@ -128,14 +128,23 @@ fn a_root_step_that_comes_back_to_root_works_or_says_why_not() {
     for (place, tracer) in
         [(PLACES[0], "auto"), (PLACES[0], "inotify"), (PLACES[1], "*:drops=inotify")]
     {
-        let image = build(place, "who-user", tracer).succeeded().image();
-        assert_facts(&format!("{place:?} {tracer}"), &image.tree(), root);
+        for who in ["who-user", "who-unread"] {
+            let image = build(place, who, tracer).succeeded().image();
+            assert_facts(&format!("{place:?} {tracer} {who}"), &image.tree(), root);
+        }
     }
     let words = ["/bin/who-user is set-user-id root", "--run-tracer=0:2=inotify"];
     build(PLACES[1], "who-user", "auto").refused(1, &words);
-    // Without its group a program may still do what it is for.
-    let ended = build(PLACES[1], "who-group", "auto").succeeded();
-    assert!(ended.log.contains("/bin/who-group ran without the rights"), "{}", ended.log);
+    // Without its group a program may still do what it is for. So may one that nobody can read, of
+    // which nothing is known but its name: in Debian's way sudo is such a one.
+    for (who, named) in [("who-group", "/bin/who-group"), ("who-unread", " who-unread")] {
+        let ended = build(PLACES[1], who, "auto").succeeded();
+        let warning = format!("{named} ran without the rights that its file gives");
+        assert!(ended.log.contains(&warning), "{}", ended.log);
+        assert!(ended.log.contains("--run-tracer=0:2=inotify"), "{}", ended.log);
+    }
+    let words = ["exit status 1", "who-unread ran without the rights", "--run-tracer=0:2=inotify"];
+    build(PLACES[1], "who-unread /none/ids", "auto").refused(1, &words);
 }
 
 #[test]

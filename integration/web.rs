@@ -1,7 +1,7 @@
 //! A web server that answers what the test says, faults among it, and remembers what it was asked.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,6 +13,8 @@ pub(crate) struct Request {
     /// With the query.
     pub(crate) path: String,
     pub(crate) headers: BTreeMap<String, String>,
+    /// As long as `Content-Length` says.
+    pub(crate) body: Vec<u8>,
 }
 
 /// One answer.
@@ -98,7 +100,8 @@ impl Drop for Web {
 }
 
 fn read(stream: &TcpStream) -> Option<Request> {
-    let mut lines = BufReader::new(stream).lines();
+    let mut reader = BufReader::new(stream);
+    let mut lines = reader.by_ref().lines();
     let first = lines.next()?.ok()?;
     let path = first.split(' ').nth(1)?.to_owned();
     let mut headers = BTreeMap::new();
@@ -107,7 +110,10 @@ fn read(stream: &TcpStream) -> Option<Request> {
         let Some((name, value)) = line.split_once(':') else { break };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    Some(Request { path, headers })
+    let length = headers.get("content-length").and_then(|it| it.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    Some(Request { path, headers, body })
 }
 
 /// The other side may be gone, with an error of its own.

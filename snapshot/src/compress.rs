@@ -7,7 +7,8 @@
 //! a header and the combined checksum one gzip member (RFC 1951, RFC 1952).
 //! zstd does the same by itself as soon as it is given at least one worker.
 
-mod gzip;
+pub(crate) mod gzip;
+pub(crate) mod pipeline;
 
 use std::io::{self, Write};
 
@@ -24,11 +25,21 @@ pub enum Compression {
         /// 1 to 22.
         level: i32,
     },
+    /// `tar+gzip`, of which single files can be fetched: eStargz.
+    Estargz {
+        /// 0 to 9.
+        level: u32,
+    },
+    /// `tar+zstd`, of which single files can be fetched: zstd:chunked.
+    ZstdChunked {
+        /// 1 to 22.
+        level: i32,
+    },
     /// Plain `tar`.
     None,
 }
 
-/// Gives what `feed` writes, compressed, to `out`. The threads are those that
+/// Gives what `feed` writes, compressed, to `out`; without a table of contents. The threads are those that
 /// compress; at least one is used. An error of `out` is given in preference to
 /// that of the `feed` it cut off.
 pub(crate) fn compress<W, T, E>(
@@ -42,8 +53,12 @@ where
     E: From<io::Error>,
 {
     match compression {
-        Compression::Gzip { level } => gzip::compress(out, level.min(9), threads, feed),
-        Compression::Zstd { level } => zstd(out, level, threads, feed),
+        Compression::Gzip { level } | Compression::Estargz { level } => {
+            gzip::compress(out, level.min(9), threads, feed)
+        }
+        Compression::Zstd { level } | Compression::ZstdChunked { level } => {
+            zstd(out, level, threads, feed)
+        }
         Compression::None => {
             let mut out = out;
             let told = feed(&mut out)?;

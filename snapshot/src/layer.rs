@@ -3,15 +3,15 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
-use sha2::Digest;
 use tempfile::{NamedTempFile, TempPath};
 
 use crate::compress::compress;
-use crate::tar::{Archive, Fault};
+use crate::hashing::{Hashing, Sum};
+use crate::seekable::{self, Format, Means, Table, unfit};
+use crate::tar::{Archive, Fault, Sink};
 use crate::{Change, Compression, Difference, Error, Fingerprint, ImagePath, Timestamp};
 
 /// A SHA-256 sum.
@@ -42,6 +42,22 @@ pub struct Options {
     pub latest: Option<Timestamp>,
 }
 
+/// Whether single files of a layer can be fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contents {
+    /// By this table.
+    Table(Table),
+    /// They cannot: that was not asked for.
+    NotAsked,
+    /// They cannot: a table has no words for this path.
+    Unfit {
+        /// The first such path of the layer.
+        path: ImagePath,
+        /// What is the matter with it.
+        why: &'static str,
+    },
+}
+
 /// A packed layer. Its file goes with it, unless it is kept.
 #[derive(Debug)]
 pub struct Layer {
@@ -55,6 +71,8 @@ pub struct Layer {
     pub uncompressed_size: u64,
     /// How the file is compressed.
     pub compression: Compression,
+    /// Its table of contents, if the compression has one.
+    pub contents: Contents,
     file: TempPath,
 }
 
@@ -96,41 +114,80 @@ pub fn pack(
 ) -> Result<Layer, Error> {
     let output = |source| Error::Output { dir: dir.to_owned(), source };
     let (file, path) = NamedTempFile::new_in(dir).map_err(output)?.into_parts();
-    let packed = compress(Hashing::new(file), options.compression, options.threads, |out| {
-        write_archive(root, &difference.changes, options.latest, out)
-    });
-    let (file, (archive, contents)) = packed.map_err(|fault| match fault {
+    let packed = write(root, &difference.changes, dir, options, Hashing::new(file));
+    let (sums, contents, table) = packed.map_err(|fault| match fault {
         Fault::Tree(why) => why,
         Fault::Output(why) => output(why),
     })?;
     note_fingerprints(&mut difference.changes, &contents);
-    Ok(layer(&file, &archive, options.compression, path))
+    Ok(layer(sums, options.compression, table, path))
 }
 
-fn layer(file: &Hashing<File>, archive: &Sum, compression: Compression, path: TempPath) -> Layer {
-    let packed = file.sum();
+fn layer((file, archive): Sums, how: Compression, contents: Contents, path: TempPath) -> Layer {
     Layer {
         diff_id: archive.digest,
-        digest: packed.digest,
-        size: packed.length,
+        digest: file.digest,
+        size: file.length,
         uncompressed_size: archive.length,
-        compression,
+        compression: how,
+        contents,
         file: path,
     }
 }
 
-type Contents = Vec<Option<Fingerprint>>;
+/// Those of the file and of the archive in it.
+type Sums = (Sum, Sum);
+type Fingerprints = Vec<Option<Fingerprint>>;
 
-fn write_archive(
+fn write(
     root: BorrowedFd<'_>,
     changes: &[Change],
-    latest: Option<Timestamp>,
-    out: &mut dyn Write,
-) -> Result<(Sum, Contents), Fault> {
-    let mut archive = Archive::new(Hashing::new(out), latest);
-    let contents =
-        changes.iter().map(|change| archive.append(root, change)).collect::<Result<_, _>>()?;
-    Ok((archive.finish()?.sum(), contents))
+    dir: &Path,
+    Options { compression, threads, latest }: Options,
+    file: Hashing<File>,
+) -> Result<(Sums, Fingerprints, Contents), Fault> {
+    let mut contents = Contents::NotAsked;
+    if let Some(format) = Format::of(compression) {
+        match unfit(changes, format, latest) {
+            None => {
+                return write_seekable(
+                    root,
+                    changes,
+                    (format, latest),
+                    Means { threads, dir },
+                    file,
+                );
+            }
+            Some((path, why)) => contents = Contents::Unfit { path, why },
+        }
+    }
+    let (file, (archive, prints)) = compress(file, compression, threads, |out| {
+        let mut archive = Archive::new(Hashing::new(out), latest);
+        let prints = append(root, changes, &mut archive)?;
+        Ok::<_, Fault>((archive.finish()?.sum(), prints))
+    })?;
+    Ok(((file.sum(), archive), prints, contents))
+}
+
+fn write_seekable(
+    root: BorrowedFd<'_>,
+    changes: &[Change],
+    (format, latest): (Format, Option<Timestamp>),
+    means: Means<'_>,
+    file: Hashing<File>,
+) -> Result<(Sums, Fingerprints, Contents), Fault> {
+    let (file, archive, prints, table) = seekable::pack(file, format, means, |out| {
+        append(root, changes, &mut Archive::new(out, latest))
+    })?;
+    Ok(((file.sum(), archive), prints, Contents::Table(table)))
+}
+
+fn append<W: Sink>(
+    root: BorrowedFd<'_>,
+    changes: &[Change],
+    archive: &mut Archive<W>,
+) -> Result<Fingerprints, Fault> {
+    changes.iter().map(|change| archive.append(root, change)).collect()
 }
 
 /// Hard links have the content of the put they link to.
@@ -146,41 +203,5 @@ fn note_fingerprints(changes: &mut [Change], contents: &[Option<Fingerprint>]) {
             }
         };
         firsts.push((put.path.clone(), put.entry.fingerprint));
-    }
-}
-
-/// Digest and length of what went by.
-struct Sum {
-    digest: Sha256,
-    length: u64,
-}
-
-/// Hashes what it writes.
-struct Hashing<W> {
-    out: W,
-    hash: sha2::Sha256,
-    length: u64,
-}
-
-impl<W> Hashing<W> {
-    fn new(out: W) -> Self {
-        Self { out, hash: sha2::Sha256::new(), length: 0 }
-    }
-
-    fn sum(&self) -> Sum {
-        Sum { digest: Sha256(self.hash.clone().finalize().into()), length: self.length }
-    }
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.out.write(bytes)?;
-        self.hash.update(&bytes[..written]);
-        self.length += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
     }
 }

@@ -18,12 +18,14 @@ mod diff;
 mod entry;
 mod error;
 mod exclusions;
+mod hashing;
 mod index;
 mod layer;
 pub mod listing;
 mod observe;
 mod path;
 mod path_map;
+mod seekable;
 mod tar;
 mod walk;
 
@@ -33,6 +35,7 @@ pub use entry::{Entry, Fingerprint, Fingerprinter, Kind, Seen, Target, Timestamp
 pub use error::Error;
 pub use exclusions::Exclusions;
 pub use index::Index;
-pub use layer::{Layer, Options, Sha256, pack};
+pub use layer::{Contents, Layer, Options, Sha256, pack};
 pub use observe::{Inode, Observed, belongs_to_image, observe};
 pub use path::{ImagePath, PathError};
+pub use seekable::Table;

@@ -11,6 +11,7 @@ use rustix::fs::{FileType, fstat};
 use tar::{EntryType, Header};
 
 use crate::entry::Fingerprinter;
+use crate::hashing::Hashing;
 use crate::observe::{CHUNK, Glance, open_file};
 use crate::{Change, Entry, Error, Fingerprint, ImagePath, Kind, Put, Timestamp, Xattrs};
 
@@ -21,6 +22,42 @@ const OCTAL_11: u64 = 0o77_777_777_777;
 
 /// What old readers, which know no extended headers, would create.
 const RECORDS_NAME: &[u8] = b"././@PaxHeader";
+
+/// What an archive is written to.
+pub(crate) trait Sink: Write {
+    /// The header that was just written, with all that belongs to it. If it is that of a file, its
+    /// content follows.
+    fn described(&mut self, _: &Member<'_>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Sink for Vec<u8> {}
+
+impl Sink for &mut dyn Write {}
+
+impl Sink for &mut dyn Sink {
+    fn described(&mut self, member: &Member<'_>) -> io::Result<()> {
+        (**self).described(member)
+    }
+}
+
+impl<W: Sink> Sink for Hashing<W> {
+    fn described(&mut self, member: &Member<'_>) -> io::Result<()> {
+        self.out.described(member)
+    }
+}
+
+/// What a header says.
+pub(crate) struct Member<'a> {
+    /// The name as it is in the archive.
+    pub(crate) name: &'a [u8],
+    pub(crate) entry: &'a Entry,
+    /// The time in the archive.
+    pub(crate) mtime: Timestamp,
+    /// It is one more name of this path.
+    pub(crate) link: Option<&'a ImagePath>,
+}
 
 /// An archive being written.
 pub(crate) struct Archive<W> {
@@ -49,7 +86,7 @@ impl From<Error> for Fault {
     }
 }
 
-impl<W: Write> Archive<W> {
+impl<W: Sink> Archive<W> {
     pub(crate) fn new(out: W, latest: Option<Timestamp>) -> Self {
         Self { out, latest, chunk: vec![0; CHUNK] }
     }
@@ -70,6 +107,21 @@ impl<W: Write> Archive<W> {
     pub(crate) fn finish(mut self) -> io::Result<W> {
         self.out.write_all(&[0; 2 * BLOCK])?;
         Ok(self.out)
+    }
+
+    /// Writes a file of root's that is in no tree, from 1970.
+    pub(crate) fn made(
+        &mut self,
+        path: &ImagePath,
+        size: u64,
+        content: &mut impl Read,
+    ) -> io::Result<()> {
+        self.header(path, &Entry::new(Kind::File { size }, 0o444), None)?;
+        let copied = io::copy(&mut content.take(size), &mut self.out)?;
+        if copied < size {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.out.write_all(padding(size))
     }
 
     /// Deletion of a path of a lower layer: an empty file `.wh.<name>` (image
@@ -101,8 +153,7 @@ impl<W: Write> Archive<W> {
         self.header(&put.path, &put.entry, None)?;
         let fingerprint = self.content(&mut file, &put.path, size)?;
         check_unmoved(&file, put)?;
-        let padding = (BLOCK - usize::try_from(size % BLOCK as u64).unwrap_or(0)) % BLOCK;
-        self.out.write_all(&[0; BLOCK][..padding])?;
+        self.out.write_all(padding(size))?;
         if put.entry.fingerprint.is_some_and(|known| known != fingerprint) {
             return Err(moved(&put.path, "its content changed").into());
         }
@@ -139,7 +190,8 @@ impl<W: Write> Archive<W> {
     ) -> io::Result<()> {
         let mut header = Header::new_ustar();
         let mut records = Records::default();
-        set_name(&mut header, &mut records, &archive_name(path, entry));
+        let name = archive_name(path, entry);
+        set_name(&mut header, &mut records, &name);
         let mtime = self.latest.map_or(entry.mtime, |latest| entry.mtime.min(latest));
         set_numbers(&mut header, &mut records, entry, mtime);
         set_kind(&mut header, &mut records, entry, link);
@@ -148,8 +200,15 @@ impl<W: Write> Archive<W> {
         }
         header.set_cksum();
         records.write(&mut self.out)?;
-        self.out.write_all(header.as_bytes())
+        self.out.write_all(header.as_bytes())?;
+        self.out.described(&Member { name: &name, entry, mtime, link })
     }
+}
+
+/// What comes after so many bytes of content, up to the next block.
+fn padding(size: u64) -> &'static [u8] {
+    let over = usize::try_from(size % BLOCK as u64).unwrap_or(0);
+    &[0; BLOCK][..(BLOCK - over) % BLOCK]
 }
 
 /// `fstat` through the open file: still the file that was compared.

@@ -29,6 +29,7 @@ impl Stages<'_, '_> {
         let cache = self.builder.cache?;
         self.enter(stage, number, action, fold);
         let step = self.ahead.step(stage.number, number).filter(|step| step.cached)?;
+        tracing::Span::current().record("kaniko.cache.key", tracing::field::display(step.key));
         let flavor = fold.image.flavor();
         let formatted = |entry: &Entry| {
             let mut layer = entry.layer.clone();
@@ -163,6 +164,9 @@ impl Stages<'_, '_> {
         fold: &mut Fold,
     ) -> Result<(), Failure> {
         let layers = fold.image.layers().len();
+        let missing = layers.saturating_sub(fold.on_disk) as u64;
+        let _span =
+            (missing > 0).then(|| tracing::info_span!("unpack", kaniko.layers = missing).entered());
         if fold.on_disk < layers {
             fold.forget_marks();
         }

@@ -4,7 +4,7 @@
 //! out, and for times later than the build's epoch. With `--single-snapshot`
 //! the differences of a stage only say where to look once, at its end.
 
-use snapshot::{Difference, ImagePath, Index, Options, Suspects, Timestamp};
+use snapshot::{Contents, Difference, ImagePath, Index, Options, Suspects, Table, Timestamp};
 
 use super::stage::{Fold, Stages};
 use crate::cache::outcome;
@@ -235,17 +235,29 @@ impl Stages<'_, '_> {
     }
 }
 
-/// The family of media types that has a name for layers of this build.
+/// The family of media types that has a name for layers of this build, and annotations for their tables
+/// of contents.
 pub(super) fn flavor_for(compression: snapshot::Compression, flavor: Flavor) -> Flavor {
-    flavor.layer(format(compression)).map_or(Flavor::Oci, |_| flavor)
+    match compression {
+        snapshot::Compression::Estargz { .. } => Flavor::Oci,
+        other => flavor.layer(format(other)).map_or(Flavor::Oci, |_| flavor),
+    }
 }
 
 fn format(compression: snapshot::Compression) -> Compression {
     match compression {
-        snapshot::Compression::Gzip { .. } => Compression::Gzip,
-        snapshot::Compression::Zstd { .. } => Compression::Zstd,
+        snapshot::Compression::Gzip { .. } | snapshot::Compression::Estargz { .. } => {
+            Compression::Gzip
+        }
+        snapshot::Compression::Zstd { .. } | snapshot::Compression::ZstdChunked { .. } => {
+            Compression::Zstd
+        }
         snapshot::Compression::None => Compression::None,
     }
+}
+
+fn annotations(table: &Table) -> impl Iterator<Item = (String, String)> {
+    table.annotations().into_iter().map(|(name, value)| (name.to_owned(), value))
 }
 
 pub(super) fn layer(packed: snapshot::Layer, flavor: Flavor) -> ImageLayer {
@@ -253,7 +265,14 @@ pub(super) fn layer(packed: snapshot::Layer, flavor: Flavor) -> ImageLayer {
     let diff_id = Digest::from_bytes(packed.diff_id.0);
     let media_type = flavor.layer(format(packed.compression));
     let media_type = media_type.expect("a stage begins in a family that has a name for its layers");
-    let descriptor = Descriptor::new(media_type, digest, packed.size);
+    let mut descriptor = Descriptor::new(media_type, digest, packed.size);
+    match &packed.contents {
+        Contents::NotAsked => {}
+        Contents::Table(table) => descriptor.annotations.extend(annotations(table)),
+        Contents::Unfit { path, why } => tracing::warn!(
+            "The layer has no table of contents and will not be pulled lazily: {path}: {why}"
+        ),
+    }
     let blob = Blob::File(BlobFile::temporary(packed.into_temp_path()));
     ImageLayer { descriptor, diff_id, blob }
 }

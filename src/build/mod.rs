@@ -43,6 +43,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use tracer::Interrupt;
+use tracing::field::Empty;
 
 use crate::cache::Cache;
 use crate::context::{Access, Context, ContextSource};
@@ -50,7 +51,7 @@ use crate::dockerfile::Dockerfile;
 use crate::image::{Platform, Reference};
 use crate::plan::{Goals, Outline, Plan, PlanError, StepError};
 use crate::registry::{Registry, RegistryError, Settings};
-use crate::report::{ExitStatus, Failure};
+use crate::report::{ExitStatus, Failure, in_span};
 use crate::rootfs::{self, Chosen};
 
 use builder::Builder;
@@ -192,7 +193,8 @@ fn within<T>(
     interrupt.also(move || canceller.cancel());
     let work = WorkDir::create(&order.kaniko_dir, &order.hostname)?;
     order.work_dir.get_or_init(|| work.path().to_owned());
-    let result = contexts::own(order, &registry, &work, interrupt)
+    let span = tracing::info_span!("context", error = Empty);
+    let result = in_span(span, || contexts::own(order, &registry, &work, interrupt))
         .and_then(|context| work_on(&context, &registry, &work));
     if result.is_err() && interrupt.is_triggered() {
         return Err(Failure::new("the build was interrupted").status(ExitStatus::of_signal(15)));
@@ -234,7 +236,8 @@ fn run(
     let bases = order.cache.as_ref().and_then(|cache| cache.bases.as_ref());
     let mut images = Images::new(registry, order.contexts.clone(), interrupt, bases)?;
     let arguments = inspect::arguments(order, dockerfile);
-    let plan = inspect::plan_of(order, dockerfile, &arguments, &images)?;
+    let span = tracing::info_span!("plan", error = Empty);
+    let plan = in_span(span, || inspect::plan_of(order, dockerfile, &arguments, &images))?;
     for name in &plan.unused_arguments {
         tracing::warn!("build argument {name} was given, but nothing declares it");
     }
@@ -338,7 +341,8 @@ fn whole(builder: &Builder<'_>, plan: &Plan<'_>) -> Result<Built, Failure> {
         // of the working directory tells why.
         scope.spawn(|| work.clear_stages().is_ok());
         scope.spawn(|| exports.run());
-        order.outputs.publish(&image, registry, uploads, images, work)
+        let span = tracing::info_span!("push", kaniko.digest = %image.digest(), error = Empty);
+        in_span(span, || order.outputs.publish(&image, registry, uploads, images, work))
     });
     published.inspect_err(|_| {
         // What the destination did not get may be a layer that the cache no longer has.
@@ -349,6 +353,8 @@ fn whole(builder: &Builder<'_>, plan: &Plan<'_>) -> Result<Built, Failure> {
 }
 
 fn parse(context: &Context) -> Result<Dockerfile, Failure> {
+    let text = String::from_utf8_lossy(&context.dockerfile);
+    tracing::Span::current().record("kaniko.dockerfile.content", text.as_ref());
     crate::dockerfile::parse(&context.dockerfile_name, &context.dockerfile).map_err(|error| {
         let place = format!("{}:{}", context.dockerfile_name, error.line());
         let failure = Failure::new(error.message().to_owned()).at(place);

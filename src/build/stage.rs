@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use tracer::Marks;
+use tracing::field::Empty;
 
 use super::ahead::Ahead;
 use super::builder::Builder;
@@ -17,7 +18,7 @@ use crate::dockerfile::Instruction;
 use crate::image::{Digest, Flavor, Image, ImageLayer};
 use crate::plan::{Action, Base, Plan, PlannedStage, Scope, step};
 use crate::registry::PendingUpload;
-use crate::report::Failure;
+use crate::report::{Failure, in_span};
 use crate::rootfs::Rootfs;
 use crate::step::KnownFiles;
 
@@ -108,7 +109,9 @@ impl<'a, 'p> Stages<'a, 'p> {
                 tracing::info!("Building stage {} ({} of {count})", stage.label, place + 1);
             }
             let wanted = stage.number == self.plan.result;
-            let finished = self.build(stage, wanted)?;
+            let span =
+                tracing::info_span!("stage", kaniko.stage = stage.label.as_str(), error = Empty);
+            let finished = in_span(span, || self.build(stage, wanted))?;
             if wanted {
                 result = Some(finished.image.clone());
             }
@@ -170,7 +173,16 @@ impl<'a, 'p> Stages<'a, 'p> {
         }
         for (number, instruction) in stage.instructions.iter().enumerate() {
             fold.number = number + 1;
-            self.one_step(stage, instruction, number, &mut fold)?;
+            let span = tracing::info_span!(
+                "Command",
+                kaniko.command = instruction.text.as_str(),
+                kaniko.stage = stage.label.as_str(),
+                kaniko.instruction.index = fold.number as u64,
+                kaniko.cache.hit = Empty,
+                kaniko.cache.key = Empty,
+                error = Empty
+            );
+            in_span(span, || self.one_step(stage, instruction, number, &mut fold))?;
         }
         self.take_gathered(&mut fold)?;
         if stage.kept {
@@ -205,7 +217,8 @@ impl<'a, 'p> Stages<'a, 'p> {
         let flavor = flavor_for(self.builder.order.layers.compression, image.flavor());
         if flavor != image.flavor() {
             tracing::warn!(
-                "Docker's media types have no name for layers of zstd: the image gets OCI's"
+                "Docker's media types have no name for layers of zstd, and no tables of contents: the \
+                 image gets OCI's"
             );
         }
         let doing = "could not give the base OCI's media types";
@@ -269,7 +282,11 @@ impl<'a, 'p> Stages<'a, 'p> {
             if trigger { failure } else { failure.excerpt(&builder.excerpt(instruction.span)) }
         };
         if touches_root(&instruction.node) && ready.action != Action::Configure {
-            if let Some(layer) = self.cached_layer(stage, number, &ready.action, fold) {
+            let cached = self.cached_layer(stage, number, &ready.action, fold);
+            if builder.cache.is_some() {
+                tracing::Span::current().record("kaniko.cache.hit", cached.is_some());
+            }
+            if let Some(layer) = cached {
                 self.record(&ready, Some(layer), fold);
                 return Ok(());
             }

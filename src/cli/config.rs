@@ -40,17 +40,22 @@ pub(super) struct Surroundings {
     pub(super) now: String,
 }
 
+/// The environment, as far as it is text.
+pub(super) fn variables() -> BTreeMap<String, String> {
+    let text = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(text).collect()
+}
+
 impl Surroundings {
     /// Asks the system.
     ///
     /// # Errors
     /// The current directory is gone.
     pub(super) fn take() -> Result<Self, Failure> {
-        let text = |(name, value): (OsString, OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
         Ok(Self {
-            env: std::env::vars_os().filter_map(text).collect(),
+            env: variables(),
             here: std::env::current_dir().could_not(|| "tell the current directory".to_owned())?,
             executable: std::env::current_exe().ok(),
             now: jiff::Timestamp::now().to_string(),

@@ -10,6 +10,7 @@ mod gobool;
 mod login;
 mod push;
 mod run;
+mod telemetry;
 mod warmer;
 
 pub use run::main;

@@ -8,11 +8,13 @@ use clap::error::ErrorKind;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracer::Interrupt;
+use tracing::field::Empty;
 
-use super::config::{Surroundings, order};
+use super::config::{Surroundings, order, variables};
 use super::flags::{CacheCommand, Command, DryRun, Flags, LoginFlags, PushFlags};
+use super::telemetry::Telemetry;
 use crate::build::{Checked, Order, build, check, dry_run};
-use crate::report::{ExitStatus, Explain as _, Failure, LogFormat, coloured, install};
+use crate::report::{ExitStatus, Explain as _, Failure, LogFormat, coloured, in_span, install};
 
 /// Enough for a tree of the deepest paths there can be.
 const OPEN_FILES: u64 = 4096;
@@ -32,9 +34,10 @@ pub fn main() -> i32 {
         None | Some(Command::Login(_) | Command::Version) => flags.log.settings(),
     };
     let form = log.format;
-    install(log);
+    let telemetry = flags.command.is_none().then(|| Telemetry::wanted(&variables())).flatten();
+    install(log, telemetry.as_ref().map(Telemetry::traces));
     let done = match &flags.command {
-        None => execute(&flags),
+        None => execute(&flags, telemetry.as_ref()),
         Some(Command::Push(push)) => execute_push(push),
         Some(Command::Login(login)) => execute_login(login),
         Some(Command::Cache(cache)) => execute_cache(cache),
@@ -55,13 +58,17 @@ pub fn main() -> i32 {
     }
 }
 
-fn execute(flags: &Flags) -> Result<(), Failure> {
+fn execute(flags: &Flags, telemetry: Option<&Telemetry>) -> Result<(), Failure> {
     harden();
     let interrupt = Interrupt::new();
     let around = Surroundings::take()?;
     let order = order(flags, &around)?;
     let signalled = listen(&interrupt, order.work_dir.clone())?;
-    let built = carry_out(flags, &order, &interrupt);
+    let span = tracing::info_span!("build", kaniko.dockerfile.content = Empty, error = Empty);
+    let built = in_span(span, || carry_out(flags, &order, &interrupt));
+    if let Some(telemetry) = telemetry.filter(|_| signalled.get().is_none()) {
+        telemetry.send(&order.registry);
+    }
     unless_signalled(built, &signalled)
 }
 

@@ -17,11 +17,12 @@ pub fn main() -> i32 {
         Ok(flags) => flags,
         Err(error) => return refuse(&error),
     };
-    install(LogSettings {
+    let log = LogSettings {
         verbosity: flags.verbosity,
         format: flags.log_format,
         timestamps: flags.log_timestamp.0,
-    });
+    };
+    install(log, None);
     match execute(&flags) {
         Ok(()) => 0,
         Err(failure) => {

@@ -89,6 +89,10 @@ impl Printer {
         words.extend(args.starts_with("--").then_some("--"));
         words.extend(Some(args).filter(|args| !args.is_empty()));
         let mut line = words.join(" ");
+        if args.ends_with(char::is_whitespace) {
+            // A quote that nothing closes; an escape that has nothing to escape keeps its blank from being trimmed.
+            line.push(self.escape);
+        }
         if continues(&line, self.escape) {
             // A blank that is trimmed, but that no continuation may have after it.
             line.push('\u{a0}');

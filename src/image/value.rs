@@ -27,6 +27,12 @@ impl ImageLayer {
     pub fn compression(&self) -> Option<Compression> {
         self.descriptor.compression()
     }
+
+    /// Whether its archive has a table of contents, and marks, among its files (eStargz).
+    #[must_use]
+    pub fn is_estargz(&self) -> bool {
+        self.descriptor.annotations.contains_key("containerd.io/snapshot/stargz/toc.digest")
+    }
 }
 
 /// An image: a config and the layers it names. Functions return changed copies.

@@ -33,6 +33,7 @@ mod settings;
 mod standing;
 mod store;
 mod tags;
+mod tell;
 mod transport;
 mod upload;
 
@@ -285,6 +286,17 @@ impl Registry {
     /// PUTs a short text to an https URL, of which only the host is ever shown.
     pub fn put(&self, url: &Secret, text: &str) -> Result<(), RegistryError> {
         self.wait(put::put(&self.client, url, text), || "PUT".to_owned())
+    }
+
+    /// POSTs JSON once to a URL, of which only the host is ever shown, and waits no longer than `limit`.
+    pub fn post_json(
+        &self,
+        url: &str,
+        headers: &[(String, Secret)],
+        body: String,
+        limit: std::time::Duration,
+    ) -> Result<(), RegistryError> {
+        self.wait(tell::post_json(&self.client, url, headers, body, limit), || "POST".to_owned())
     }
 
     /// What ends it from another thread.

@@ -13,6 +13,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::traces::{OwnSpans, Traces};
+
 /// `--log-format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -79,8 +81,10 @@ pub struct LogSettings {
     pub timestamps: bool,
 }
 
-/// Installs the log for the rest of the process. A second call has no effect.
-pub fn install(settings: LogSettings) {
+/// Installs the log for the rest of the process, and what gathers spans, if something does. A second call has no
+/// effect.
+pub fn install(settings: LogSettings, traces: Option<Traces>) {
+    use tracing_subscriber::Layer as _;
     use tracing_subscriber::layer::SubscriberExt as _;
     let lines = Lines {
         format: settings.format,
@@ -92,7 +96,8 @@ pub fn install(settings: LogSettings) {
     let own = tracing_subscriber::filter::Targets::new()
         .with_default(LevelFilter::WARN.min(settings.verbosity.0))
         .with_targets(["kaniko", "tracer", "snapshot"].map(|name| (name, settings.verbosity.0)));
-    let subscriber = tracing_subscriber::registry().with(own).with(layer);
+    let traces = traces.map(|traces| traces.with_filter(OwnSpans));
+    let subscriber = tracing_subscriber::registry().with(layer.with_filter(own)).with(traces);
     // Fails only when a subscriber is there already, as in tests.
     drop(tracing::subscriber::set_global_default(subscriber));
 }

@@ -32,6 +32,10 @@ const AUFS: &[u8] = b".wh..wh.";
 /// The one such name that says something: what lower layers have in its directory is gone.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
+/// What a layer of eStargz has in its root for programs that fetch single files of it: the table of contents,
+/// and marks of what they do well to fetch first (stargz-snapshotter, `docs/estargz.md`).
+const ESTARGZ: [&[u8]; 3] = [b"stargz.index.json", b".prefetch.landmark", b".no.prefetch.landmark"];
+
 /// How much of a name that is refused is shown.
 const LONGEST_TOLD: usize = 300;
 
@@ -82,8 +86,8 @@ pub struct Unpacked {
     pub entries: u64,
     /// Bytes of file content.
     pub bytes: u64,
-    /// Entries below a mount or the executor's own directory, and those of aufs, which were passed
-    /// over.
+    /// Entries below a mount or the executor's own directory, and those of aufs and eStargz, which were
+    /// passed over.
     pub skipped: u64,
 }
 
@@ -96,6 +100,8 @@ pub struct Unpacker<'a> {
     writer: Writer,
     /// Whether files are only noted in the index.
     outline: bool,
+    /// Names in the root of this layer that are no part of the image.
+    passed_over: &'static [&'static [u8]],
     /// Directories whose time has to be set again, because something was made in them.
     unsettled: BTreeSet<ImagePath>,
     /// One name of each inode that got or lost another name, which moved its ctime.
@@ -117,9 +123,22 @@ impl<'a> Unpacker<'a> {
             exclusions,
             writer: Writer::new(Attributes::Needed),
             outline,
+            passed_over: &[],
             unsettled: BTreeSet::new(),
             linked: BTreeSet::new(),
         }
+    }
+
+    /// As [`Unpacker::apply`], for a layer of eStargz: its table of contents and its marks are no files of
+    /// the image.
+    ///
+    /// # Errors
+    /// Those of [`Unpacker::apply`].
+    pub fn apply_estargz(&mut self, archive: impl Read) -> Result<Unpacked, UnpackError> {
+        self.passed_over = &ESTARGZ;
+        let done = self.apply(archive);
+        self.passed_over = &[];
+        done
     }
 
     /// Applies one uncompressed layer archive, read to its end.
@@ -182,7 +201,7 @@ impl<'a> Unpacker<'a> {
         done: &mut Unpacked,
     ) -> Result<(), UnpackError> {
         let path = parse(&member.name)?;
-        if is_of_aufs(&path) {
+        if is_of_aufs(&path) || self.passed_over.contains(&path.relative()) {
             done.skipped += 1;
             return Ok(());
         }

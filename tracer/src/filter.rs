@@ -75,20 +75,24 @@ pub(crate) fn program(stops: Stops) -> Vec<Instruction> {
 }
 
 /// What holds for one call convention; always returns.
+///
+/// Calls of which the kernel can see beforehand that they are let through in any
+/// case do not come here (Linux 5.11). Of those that do, the ones that mostly
+/// change nothing are judged first: with a table of fifty in front of it, to open
+/// and close a file for reading is dearer by a twenty-fifth.
 fn section(abi: &Abi, stops: Stops, is_own: bool) -> Vec<Instruction> {
-    let mut code = vec![load(NUMBER), branch(IF_ABOVE, HIGHEST_KNOWN, 0, 1), give(NO_SUCH_CALL)];
+    let (first, others): (Vec<&Call>, Vec<&Call>) = abi.calls.iter().partition(|call| is_hot(call));
+    let mut code = vec![load(NUMBER)];
+    for call in first {
+        add(&mut code, call.number, &judgement(call, stops));
+    }
+    code.extend([branch(IF_ABOVE, HIGHEST_KNOWN, 0, 1), give(NO_SUCH_CALL)]);
     for number in abi.refused {
         code.extend([branch(IF_EQUAL, *number, 0, 1), give(NO_SUCH_CALL)]);
     }
     add(&mut code, abi.seccomp, &if_any_bit(1, NEW_LISTENER, INVALID));
-    for call in abi.calls {
-        let verdict = match (stops, call.shape) {
-            (Stops::ChangesAndReads, Shape::Open { .. } | Shape::BlindIfBits(..)) => {
-                vec![give(TRACE)]
-            }
-            (Stops::Changes | Stops::ChangesAndReads, _) => verdict(call),
-        };
-        add(&mut code, call.number, &verdict);
+    for call in others {
+        add(&mut code, call.number, &judgement(call, stops));
     }
     if stops == Stops::ChangesAndReads && is_own {
         for glimpse in SIGHTS {
@@ -98,6 +102,19 @@ fn section(abi: &Abi, stops: Stops, is_own: bool) -> Vec<Instruction> {
     let all = stops == Stops::ChangesAndReads && !is_own;
     code.push(give(if all { TRACE } else { ALLOW }));
     code
+}
+
+/// Calls whose arguments decide, and that nearly every program makes.
+fn is_hot(call: &Call) -> bool {
+    matches!(call.shape, Shape::Open { .. } | Shape::Clone) || call.name == "ioctl"
+}
+
+/// What is done about a call, given what is wanted to be known.
+fn judgement(call: &Call, stops: Stops) -> Vec<Instruction> {
+    match (stops, call.shape) {
+        (Stops::ChangesAndReads, Shape::Open { .. } | Shape::BlindIfBits(..)) => vec![give(TRACE)],
+        (Stops::Changes | Stops::ChangesAndReads, _) => verdict(call),
+    }
 }
 
 /// Runs `body`, which returns, for call `number`.
@@ -124,6 +141,7 @@ fn verdict(call: &Call) -> Vec<Instruction> {
         | Shape::Bind { .. }
         | Shape::SocketCall
         | Shape::Chroot
+        | Shape::Processors { .. }
         | Shape::Blind => vec![give(TRACE)],
     }
 }

@@ -33,6 +33,7 @@ mod interrupt;
 mod marks;
 mod names;
 mod outcome;
+mod pairing;
 mod reads;
 mod record;
 mod report;

@@ -110,6 +110,7 @@ impl Record {
             }
             Shape::Clone => return Ok(Effect::Escape),
             Shape::Trace(_) => return Ok(Effect::Trace),
+            Shape::Processors { .. } => {}
             Shape::Chroot => {
                 self.becomes_root(event, 0)?;
                 self.view.expect_other_roots();

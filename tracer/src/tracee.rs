@@ -335,6 +335,14 @@ impl Tracee<'_> {
         numbers(&self.status()?, "TracerPid:").next()
     }
 
+    /// The processor it ran on last.
+    pub(crate) fn processor(self) -> Option<usize> {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.tid)).ok()?;
+        // Field 39; the second is a name in brackets, in which there may be anything (proc(5)).
+        let (_, fields) = text.rsplit_once(')')?;
+        fields.split_ascii_whitespace().nth(36)?.parse().ok()
+    }
+
     fn status(self) -> Option<String> {
         std::fs::read_to_string(format!("/proc/{}/status", self.tid)).ok()
     }

@@ -18,6 +18,7 @@ use crate::error::{Errno, Error};
 use crate::filter::CLONE_UNTRACED;
 use crate::names::View;
 use crate::outcome::{Blindness, Denied, Stats, Touched, TouchedSet};
+use crate::pairing::Pairing;
 use crate::reads::Reads;
 use crate::record::{Effect, Record, find, is_native};
 use crate::start::PROBED_CALLS;
@@ -73,6 +74,7 @@ pub(crate) struct Watch {
     /// Whether set-id programs gain nothing, that would if nobody watched.
     withholds: bool,
     denied: Denied,
+    pairing: Pairing,
     pace: Pace,
     stats: Stats,
 }
@@ -130,6 +132,7 @@ impl Watch {
             alive: BTreeSet::from([main]),
             withholds: false,
             denied: Denied::default(),
+            pairing: Pairing::new(),
             pace: Pace::default(),
             stats: Stats::default(),
         })
@@ -152,20 +155,28 @@ impl Watch {
             return Ok(());
         }
         self.stats.stops += 1;
-        self.alive.insert(tid);
+        if self.alive.insert(tid) {
+            self.pairing.on_birth(tid);
+        }
         let stopped = Stopped(tid);
         let signal = libc::WSTOPSIG(status);
         match status >> 16 {
             libc::PTRACE_EVENT_SECCOMP => self.on_call(stopped),
-            libc::PTRACE_EVENT_EXEC => self.on_exec(stopped),
-            libc::PTRACE_EVENT_STOP => stopped.resume(after_event_stop(signal)),
             libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => {
                 self.stats.forks += 1;
+                self.pairing.on_heir(tid, || other_of(tid));
                 stopped.resume(Go::On(0))
             }
             0 if signal == libc::SIGTRAP | 0x80 => self.on_call_exit(stopped),
-            0 => stopped.resume(Go::On(signal)),
-            _ => stopped.resume(Go::On(0)),
+            libc::PTRACE_EVENT_EXEC => self.on_exec(stopped),
+            event => {
+                self.pairing.on_other(tid);
+                match event {
+                    libc::PTRACE_EVENT_STOP => stopped.resume(after_event_stop(signal)),
+                    0 => stopped.resume(Go::On(signal)),
+                    _ => stopped.resume(Go::On(0)),
+                }
+            }
         }
     }
 
@@ -209,9 +220,8 @@ impl Watch {
     /// replaced when it is next used, whether the exec was seen or not.
     fn on_exec(&mut self, stopped: Stopped) -> Result<(), Error> {
         let tid = stopped.0;
-        if let Ok(former) = trace::event_message(tid)
-            && let Ok(former) = i32::try_from(former)
-        {
+        if let Some(former) = other_of(tid) {
+            self.pairing.on_heir(former, || Some(tid));
             self.drop_tid(former);
             self.alive.insert(tid);
         }
@@ -263,17 +273,29 @@ impl Watch {
 
     /// A call that may change the tree.
     fn on_call(&mut self, stopped: Stopped) -> Result<(), Error> {
-        self.stats.events += 1;
-        self.pace.count(self.stats.events);
-        if self.stats.events > self.budget {
-            self.lose_sight(Blindness::Budget(self.budget));
-        }
         let tid = stopped.0;
         let call = match trace::stopped_call(tid) {
             Ok(Some(call)) => call,
             Ok(None) | Err(Errno(libc::ESRCH)) => return stopped.resume(Go::On(0)),
             Err(errno) => return Err(refused("PTRACE_GET_SYSCALL_INFO", tid, errno)),
         };
+        if let Some(Shape::Processors { told }) = find(&call).map(|(_, call)| call.shape) {
+            match told {
+                true => self.pairing.give_up(tid),
+                false => self.pairing.on_other(tid),
+            }
+            return stopped.resume(Go::On(0));
+        }
+        if self.pairing.on_call(tid) {
+            let set = ignore_gone(trace::set_options(tid, OPTIONS));
+            set.map_err(|errno| refused("PTRACE_SETOPTIONS", tid, errno))?;
+            self.pairing.join(tid);
+        }
+        self.stats.events += 1;
+        self.pace.count(self.stats.events);
+        if self.stats.events > self.budget {
+            self.lose_sight(Blindness::Budget(self.budget));
+        }
         let effect = match &mut self.record {
             Some(record) if self.blind.is_none() => record.add(tid, &call),
             _ => match find(&call).map(|(_, call)| call.shape) {
@@ -386,6 +408,7 @@ impl Watch {
     }
 
     fn drop_tid(&mut self, tid: i32) {
+        self.pairing.on_end(tid);
         self.alive.remove(&tid);
         self.opening.remove(&tid);
         self.diverted.remove(&tid);
@@ -394,6 +417,12 @@ impl Watch {
             record.done(tid);
         }
     }
+}
+
+/// The thread that a stop is also about: a new one, or who the stopped one was
+/// before it executed a program.
+fn other_of(tid: i32) -> Option<i32> {
+    i32::try_from(trace::event_message(tid).ok()?).ok()
 }
 
 /// A stop that is none of a signal: the first of a new process, the news of a

@@ -1,12 +1,11 @@
-//! The pipeline: this thread cuts blocks, workers deflate them, one thread
-//! writes them in order. Every queue is bounded, and so is the memory.
+//! Blocks that become one member: the last 32 KiB of each are the dictionary of the next.
 
 use std::io::{self, Write};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::Arc;
 
 use flate2::{Compress, Compression, FlushCompress, Status};
+
+use super::pipeline::{self, Jobs, Results};
 
 /// Input bytes of a block. Part of the format of our layers: another size
 /// gives other digests.
@@ -16,12 +15,11 @@ const WINDOW: usize = 32 * 1024;
 /// Deflate, no name, no time, unknown system.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 
-/// A block of input, and where its result goes.
-struct Job {
+/// A block of input.
+struct Block {
     before: Arc<Vec<u8>>,
-    block: Arc<Vec<u8>>,
+    bytes: Arc<Vec<u8>>,
     last: bool,
-    done: SyncSender<io::Result<Deflated>>,
 }
 
 struct Deflated {
@@ -40,60 +38,56 @@ where
     W: Write + Send,
     E: From<io::Error>,
 {
-    let threads = threads.max(1);
-    let (jobs, waiting) = sync_channel::<Job>(threads);
-    let (order, ordered) = sync_channel(2 * threads);
-    let waiting = Mutex::new(waiting);
-    thread::scope(|scope| {
-        // The workers own the receiver: when all are gone, sending fails.
-        let waiting = Arc::new(waiting);
-        for _ in 0..threads {
-            let waiting = Arc::clone(&waiting);
-            scope.spawn(move || work(&waiting, level));
+    let worker = || {
+        move |block: Block| {
+            let dictionary = &block.before[block.before.len().saturating_sub(WINDOW)..];
+            deflated(level, dictionary, &block.bytes, block.last)
         }
-        drop(waiting);
-        let writer = scope.spawn(move || write_member(out, &ordered));
-        let mut cutter =
-            Cutter { jobs, order, before: Arc::default(), block: Vec::with_capacity(BLOCK) };
-        let fed = feed(&mut cutter);
-        let ended = cutter.finish();
-        let written = writer.join().expect("the writer does not panic");
-        let told = match (fed, written) {
-            (Ok(told), Ok(out)) => (out, told),
-            (Err(why), Ok(_)) => return Err(why),
-            (_, Err(why)) if why.kind() != io::ErrorKind::BrokenPipe => return Err(why.into()),
-            (Err(why), Err(_)) => return Err(why),
-            (Ok(_), Err(why)) => return Err(why.into()),
-        };
-        ended?;
-        Ok(told)
-    })
+    };
+    pipeline::run(
+        threads,
+        worker,
+        |results| write_member(out, results),
+        |jobs| {
+            let block = Vec::with_capacity(BLOCK);
+            let mut cutter = Cutter { jobs, before: Arc::default(), block };
+            let told = feed(&mut cutter)?;
+            cutter.hand_out(true)?;
+            Ok(told)
+        },
+    )
+}
+
+/// One member of these bytes.
+pub(crate) fn member(level: u32, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+    let deflated = deflated(level, &[], bytes, true)?;
+    out.extend_from_slice(&HEADER);
+    out.extend_from_slice(&deflated.bytes);
+    out.extend_from_slice(&trailer(deflated.checksum, deflated.length));
+    Ok(())
+}
+
+/// CRC-32 and ISIZE: the length modulo 2^32 (RFC 1952, 2.3.1).
+fn trailer(checksum: crc32fast::Hasher, length: u64) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&checksum.finalize().to_le_bytes());
+    bytes[4..].copy_from_slice(&length.to_le_bytes()[..4]);
+    bytes
 }
 
 /// Cuts what is written into blocks and hands them out.
 struct Cutter {
-    jobs: SyncSender<Job>,
-    order: SyncSender<Receiver<io::Result<Deflated>>>,
+    jobs: Jobs<Block, Deflated>,
     before: Arc<Vec<u8>>,
     block: Vec<u8>,
 }
 
 impl Cutter {
     fn hand_out(&mut self, last: bool) -> io::Result<()> {
-        let block = Arc::new(std::mem::replace(&mut self.block, Vec::with_capacity(BLOCK)));
-        let before = std::mem::replace(&mut self.before, Arc::clone(&block));
-        let (done, result) = sync_channel(1);
-        self.order.send(result).map_err(|_| cut_off())?;
-        self.jobs.send(Job { before, block, last, done }).map_err(|_| cut_off())
+        let bytes = Arc::new(std::mem::replace(&mut self.block, Vec::with_capacity(BLOCK)));
+        let before = std::mem::replace(&mut self.before, Arc::clone(&bytes));
+        self.jobs.hand_out(Block { before, bytes, last })
     }
-
-    fn finish(mut self) -> io::Result<()> {
-        self.hand_out(true)
-    }
-}
-
-fn cut_off() -> io::Error {
-    io::Error::new(io::ErrorKind::BrokenPipe, "the compressor stopped")
 }
 
 impl Write for Cutter {
@@ -108,16 +102,6 @@ impl Write for Cutter {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-fn work(waiting: &Mutex<Receiver<Job>>, level: u32) {
-    loop {
-        let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { before, block, last, done }) = job else { return };
-        let dictionary = &before[before.len().saturating_sub(WINDOW)..];
-        // Nobody waits for the result once the writer failed.
-        let _ = done.send(deflated(level, dictionary, &block, last));
     }
 }
 
@@ -150,20 +134,16 @@ fn deflated(level: u32, dictionary: &[u8], block: &[u8], last: bool) -> io::Resu
     Ok(Deflated { bytes, checksum, length: block.len() as u64 })
 }
 
-fn write_member<W: Write>(
-    mut out: W,
-    ordered: &Receiver<Receiver<io::Result<Deflated>>>,
-) -> io::Result<W> {
+fn write_member<W: Write>(mut out: W, results: &Results<Deflated>) -> io::Result<W> {
     let mut checksum = crc32fast::Hasher::new();
     let mut length = 0_u64;
     out.write_all(&HEADER)?;
-    while let Ok(result) = ordered.recv() {
-        let block = result.recv().map_err(|_| cut_off())??;
+    while let Some(block) = pipeline::next(results) {
+        let block = block?;
         out.write_all(&block.bytes)?;
         checksum.combine(&block.checksum);
         length += block.length;
     }
-    out.write_all(&checksum.finalize().to_le_bytes())?;
-    out.write_all(&length.to_le_bytes()[..4])?; // ISIZE: the length modulo 2^32
+    out.write_all(&trailer(checksum, length))?;
     Ok(out)
 }

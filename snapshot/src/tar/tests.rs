@@ -105,6 +105,8 @@ fn headers_name_nobody_and_no_time_but_the_file_s() {
 /// Does something to a file once its content arrives.
 struct Meddler<F: FnMut()>(F);
 
+impl<F: FnMut()> Sink for Meddler<F> {}
+
 impl<F: FnMut()> Write for Meddler<F> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if bytes.len() > BLOCK {

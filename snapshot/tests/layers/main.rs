@@ -5,5 +5,6 @@ mod changes;
 mod laws;
 mod packing;
 mod sandbox;
+mod seekable;
 mod traps;
 mod unpack;

@@ -38,10 +38,12 @@ fn unzipped(layer: &Layer) -> Vec<u8> {
     let file = fs::read(layer.path()).unwrap();
     let mut plain = Vec::new();
     match layer.compression {
-        Compression::Gzip { .. } => {
+        Compression::Gzip { .. } | Compression::Estargz { .. } => {
             flate2::bufread::GzDecoder::new(&*file).read_to_end(&mut plain).unwrap();
         }
-        Compression::Zstd { .. } => plain = zstd::decode_all(&*file).unwrap(),
+        Compression::Zstd { .. } | Compression::ZstdChunked { .. } => {
+            plain = zstd::decode_all(&*file).unwrap();
+        }
         Compression::None => plain = file,
     }
     plain
@@ -137,9 +139,13 @@ fn a_file_that_moves_under_the_packer_is_an_error() {
         }),
     ];
     for (case, act) in table {
-        for compression in
-            [Compression::Gzip { level: 1 }, Compression::Zstd { level: 1 }, Compression::None]
-        {
+        for compression in [
+            Compression::Gzip { level: 1 },
+            Compression::Zstd { level: 1 },
+            Compression::Estargz { level: 1 },
+            Compression::ZstdChunked { level: 1 },
+            Compression::None,
+        ] {
             let sandbox = Sandbox::new("/");
             let index = sandbox.index();
             fs::write(sandbox.at("/f"), "1").unwrap();

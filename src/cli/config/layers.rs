@@ -24,8 +24,12 @@ pub(super) fn rules(flags: &LayerFlags, flavor: Option<Flavor>) -> Result<LayerR
         ignored.push(IgnoredPath::exactly(&ImagePath::parse(b"/var/run").expect("absolute")));
     }
     let compression = compression(&flags.compression, flags.compression_level)?;
-    if flavor == Some(Flavor::Docker) && matches!(compression, Compression::Zstd { .. }) {
-        let what = "--compression=zstd: Docker's media types, which --image-format=docker asks for, have no name for it";
+    if flavor == Some(Flavor::Docker) && !is_dockers(compression) {
+        let what = format!(
+            "--compression={}: Docker's media types, which --image-format=docker asks for, have no {} for it",
+            flags.compression,
+            if matches!(compression, Compression::Estargz { .. }) { "annotations" } else { "name" },
+        );
         return Err(Failure::new(what).hint("use --image-format=oci"));
     }
     Ok(LayerRules {
@@ -41,6 +45,16 @@ fn ignored(text: &str) -> Result<IgnoredPath, Failure> {
     IgnoredPath::parse(text).map_err(|error| Failure::new(format!("--ignore-path={text}: {error}")))
 }
 
+/// Whether images with Docker's media types can have such layers.
+fn is_dockers(compression: Compression) -> bool {
+    match compression {
+        Compression::Gzip { .. } | Compression::None => true,
+        Compression::Zstd { .. }
+        | Compression::Estargz { .. }
+        | Compression::ZstdChunked { .. } => false,
+    }
+}
+
 /// The default is each format's "best speed", as in kaniko.
 fn compression(name: &str, level: i32) -> Result<Compression, Failure> {
     let within = |highest: i32, fastest: i32| match level {
@@ -53,7 +67,11 @@ fn compression(name: &str, level: i32) -> Result<Compression, Failure> {
     match name {
         "gzip" | "" => Ok(Compression::Gzip { level: within(9, 1)?.unsigned_abs() }),
         "zstd" => Ok(Compression::Zstd { level: within(22, 1)? }),
-        other => Err(Failure::new(format!("--compression={other}: use gzip or zstd"))),
+        "estargz" => Ok(Compression::Estargz { level: within(9, 1)?.unsigned_abs() }),
+        "zstd:chunked" => Ok(Compression::ZstdChunked { level: within(22, 1)? }),
+        other => Err(Failure::new(format!(
+            "--compression={other}: use gzip, zstd, estargz or zstd:chunked"
+        ))),
     }
 }
 
@@ -97,7 +115,18 @@ mod tests {
             ("--compression-level=10", Err("gzip has levels 1 to 9")),
             ("--compression-level=0", Err("gzip has levels 1 to 9")),
             ("--compression=zstd --compression-level=23", Err("zstd has levels 1 to 22")),
-            ("--compression=xz", Err("use gzip or zstd")),
+            ("--compression=estargz", Ok(Compression::Estargz { level: 1 })),
+            ("--compression=estargz --compression-level=9", Ok(Compression::Estargz { level: 9 })),
+            (
+                "--compression=estargz --compression-level=10",
+                Err("--compression-level=10: estargz has levels 1 to 9"),
+            ),
+            ("--compression=zstd:chunked", Ok(Compression::ZstdChunked { level: 1 })),
+            (
+                "--compression=zstd:chunked --compression-level=22",
+                Ok(Compression::ZstdChunked { level: 22 }),
+            ),
+            ("--compression=xz", Err("use gzip, zstd, estargz or zstd:chunked")),
         ] {
             match (told(line).map(|rules| rules.compression), want) {
                 (Ok(found), Ok(want)) => assert_eq!(found, want, "{line}"),
@@ -108,11 +137,14 @@ mod tests {
     }
 
     #[test]
-    fn zstd_is_not_for_docker() {
+    fn only_gzip_is_for_docker() {
         for (flavor, good) in
             [(None, true), (Some(Flavor::Oci), true), (Some(Flavor::Docker), false)]
         {
-            assert_eq!(told_for("--compression=zstd", flavor).is_ok(), good, "{flavor:?}");
+            for name in ["zstd", "estargz", "zstd:chunked"] {
+                let told = told_for(&format!("--compression={name}"), flavor);
+                assert_eq!(told.is_ok(), good, "{name} {flavor:?}");
+            }
             assert!(told_for("", flavor).is_ok(), "{flavor:?}");
         }
     }

@@ -28,11 +28,12 @@ pub(in crate::cli) struct LayerFlags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub(in crate::cli) force_build_metadata: GoBool,
 
-    /// How layers are compressed: gzip or zstd. zstd needs media types of OCI.
-    #[arg(long, value_name = "gzip|zstd", default_value = "gzip")]
+    /// How layers are compressed. Of estargz, which is gzip, and zstd:chunked runtimes that
+    /// can fetch single files do so. All but gzip need media types of OCI.
+    #[arg(long, value_name = "gzip|zstd|estargz|zstd:chunked", default_value = "gzip")]
     pub(in crate::cli) compression: String,
 
-    /// 1 to 9 for gzip, 1 to 22 for zstd; -1 is the fastest.
+    /// 1 to 9 for gzip and estargz, 1 to 22 for zstd and zstd:chunked; -1 is the fastest.
     #[arg(long, value_name = "LEVEL", allow_negative_numbers = true, default_value = "-1")]
     pub(in crate::cli) compression_level: i32,
 

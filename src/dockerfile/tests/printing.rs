@@ -131,6 +131,8 @@ fn of_what_once_came_out_otherwise() {
         "LABEL \\  A=b\n",
         "COPY A=1 \\  <<'EOT' /raw\nx\nEOT\n",
         "COPY [ \\  <<EOT /raw\nx\nEOT\n",
+        "LABEL m=\"line1 \\ \\\n",
+        "ENV A=\"x\u{a0}\\ \\\n",
     ] {
         check(format!("FROM a\n{text}").as_bytes()).unwrap();
     }

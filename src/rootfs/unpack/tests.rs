@@ -449,3 +449,21 @@ fn names_are_bytes() {
     let rootfs = scene.apply(&[layer, new().file(".wh.d", b"").end()]).expect("it is fine");
     assert!(rootfs.index().iter().all(|(path, _)| path.is_root()));
 }
+
+#[test]
+fn what_estargz_has_for_itself_is_no_file_of_the_image() {
+    let layer = || {
+        let layer = new().file(".no.prefetch.landmark", b"\x0f").file("d/stargz.index.json", b"1");
+        layer.file("stargz.index.json", b"{}").end()
+    };
+    let scene = Scene::new();
+    let mut rootfs = Rootfs::empty(&scene.root()).expect("it is there");
+    let mut unpacker = rootfs.unpack();
+    let done = unpacker.apply_estargz(&layer()[..]).expect("it is fine");
+    assert_eq!((done.entries, done.skipped), (1, 2));
+    let done = unpacker.apply(&new().file(".prefetch.landmark", b"").end()[..]).expect("fine");
+    assert_eq!((done.entries, done.skipped), (1, 0), "a layer without a table");
+    unpacker.finish().expect("settled");
+    let names: Vec<_> = rootfs.index().iter().map(|(path, _)| path.to_string()).collect();
+    assert_eq!(names, ["/.prefetch.landmark", "/d", "/d/stargz.index.json"]);
+}

@@ -88,6 +88,9 @@ pub(crate) enum Shape {
     /// ptrace(2), if this argument asks to trace a process. The kernel refuses
     /// it, since every process has us as its tracer.
     Trace(Arg),
+    /// Which processors a process may use is asked, or `told`; or its ids
+    /// change. Nothing of the tree, but see `pairing`.
+    Processors { told: bool },
     /// Anything, from here on.
     Blind,
     /// Anything, if this argument has one of these bits.

@@ -57,3 +57,27 @@ BEHAVIOUR(killed_by_pidfd) {
 }
 BEHAVIOUR(stopped_by_a_terminal_signal) { int s; pid_t p = fork(); if (!p) { fill("c"); kill(getpid(), SIGSTOP); SAYS(unlink("c")); fill("d"); _exit(0); } SAYS(waitpid(p, &s, WUNTRACED)); MUST(WIFSTOPPED(s)); SAYS(kill(p, SIGCONT)); joined(p); }
 BEHAVIOUR(priority_and_limits) { struct rlimit r = {0}; nice(5); SAYS(getrlimit(RLIMIT_NOFILE, &r)); r.rlim_cur = 20; SAYS(setrlimit(RLIMIT_NOFILE, &r)); r.rlim_cur = r.rlim_max = 4; signal(SIGXFSZ, SIG_IGN); SAYS(setrlimit(RLIMIT_FSIZE, &r)); int fd; SAYS(fd = open("c", O_WRONLY | O_CREAT, 0644)); MUST(write(fd, "changed", 7) == 4); }
+/* What it may run on, as it is told in two ways. */
+static void allowed(char *line) { char b[4096], *p; int fd; ssize_t n; SAYS(fd = open("/proc/self/status", O_RDONLY)); SAYS(n = read(fd, b, sizeof b - 1)); close(fd); b[n] = 0; MUST(p = strstr(b, "Cpus_allowed_list:")); MUST(sscanf(p, "%*s %99s", line) == 1); }
+static char all[100]; static cpu_set_t set;
+static void same(void) { cpu_set_t now; CPU_ZERO(&now); SAYS(sched_getaffinity(0, sizeof now, &now)); MUST(CPU_EQUAL(&now, &set)); char line[100]; allowed(line); MUST(!strcmp(line, all)); }
+static void often(void) { int d; SAYS(d = open("dir", O_RDONLY)); for (int i = 0; i < 400; i++) SAYS(fchmod(d, 0700 + i % 2)); close(d); }
+static void *asks(void *x) { char line[100]; allowed(line); MUST(!strcmp(line, all)); same(); return x; }
+static void *executes(void *x) { often(); setenv("ALL", all, 1); execl(self, self, "asks_before_anything_else", (char *)0); _exit(8); return x; }
+PART(asks_before_anything_else) { char line[100]; allowed(line); MUST(!strcmp(line, getenv("ALL"))); fill("c"); }
+BEHAVIOUR(free_to_run_wherever_it_could) {
+  pthread_t t; char line[100]; CPU_ZERO(&set); SAYS(sched_getaffinity(0, sizeof set, &set)); allowed(all);
+  for (int i = 0; i < 3; i++) {
+    often(); same();
+    often(); pid_t p = fork(); if (!p) { allowed(line); MUST(!strcmp(line, all)); same(); often(); _exit(0); } joined(p); same();
+    often(); MUST(!pthread_create(&t, 0, asks, 0)); pthread_join(t, 0);
+    often(); p = vfork(); if (!p) { setenv("ALL", all, 1); execl(self, self, "asks_before_anything_else", (char *)0); _exit(8); } joined(p);
+    p = fork(); if (!p) { MUST(!pthread_create(&t, 0, executes, 0)); for (;;) pause(); } joined(p);
+    often(); if (!geteuid()) { p = fork(); if (!p) { often(); if (setresuid(7, 7, 7)) _exit(0); allowed(line); MUST(!strcmp(line, all)); same(); _exit(0); } joined(p); }
+  }
+  /* What it decides itself stays so. */
+  for (int c = 0; c < CPU_SETSIZE; c++) if (CPU_ISSET(c, &set)) { CPU_ZERO(&set); CPU_SET(c, &set); break; }
+  often(); SAYS(sched_setaffinity(0, sizeof set, &set)); allowed(all); same(); often(); same();
+  pid_t p = fork(); if (!p) { allowed(line); MUST(!strcmp(line, all)); often(); same(); _exit(0); } joined(p);
+  often(); setenv("ALL", all, 1); become(self, "asks_before_anything_else");
+}
