@@ -294,7 +294,7 @@ impl Registry {
         url: &str,
         headers: &[(String, Secret)],
         body: String,
-        limit: std::time::Duration,
+        limit: Duration,
     ) -> Result<(), RegistryError> {
         self.wait(tell::post_json(&self.client, url, headers, body, limit), || "POST".to_owned())
     }
