@@ -53,6 +53,7 @@ mod multistage;
 mod outline;
 mod own_root;
 mod push_login;
+mod read_set;
 mod readers;
 mod real_workloads;
 mod registry_flags;

@@ -24,6 +24,8 @@ pub(super) struct Keyed {
     /// The key of what came before it.
     pub(super) before: Key,
     pub(super) inputs: Inputs,
+    /// Of a RUN that is also to be found by what it reads: its name whatever came before it.
+    pub(super) command: Option<Key>,
     /// Whether its layer is cached.
     pub(super) cached: bool,
     pub(super) record: Record,
@@ -106,6 +108,12 @@ impl Ahead {
 
     pub(super) fn step(&self, stage: usize, number: usize) -> Option<&Keyed> {
         self.steps.get(&(stage, number))
+    }
+
+    /// The names of commands that may have to run, as far as what they read may find them.
+    pub(super) fn open_commands(&self) -> Vec<Key> {
+        let open = self.steps.values().filter(|step| step.cached && step.fate != Fate::Hit);
+        open.filter_map(|step| step.command).collect()
     }
 
     /// Whether the image of a stage is needed.

@@ -11,7 +11,7 @@ use super::by_content::ByContent;
 use super::keys::sources_of;
 use super::stage::{Finished, Fold, Stages};
 use super::tree::move_tree;
-use crate::cache::{Cache, Entry, Lineage, Made, Miss};
+use crate::cache::{Cache, Entry, Lineage, Made, Miss, ReadSet};
 use crate::image::ImageLayer;
 use crate::plan::{Action, Key, PlannedStage};
 use crate::report::{Explain as _, Failure, bytes};
@@ -30,17 +30,7 @@ impl Stages<'_, '_> {
         self.enter(stage, number, action, fold);
         let step = self.ahead.step(stage.number, number).filter(|step| step.cached)?;
         tracing::Span::current().record("kaniko.cache.key", tracing::field::display(step.key));
-        let flavor = fold.image.flavor();
-        let formatted = |entry: &Entry| {
-            let mut layer = entry.layer.clone();
-            flavor.layer(layer.compression()?)?.clone_into(&mut layer.descriptor.media_type);
-            Some(layer)
-        };
-        let own =
-            self.ahead.by_content(stage.number, number).and_then(|key| match fold.by_content {
-                ByContent::Own(known, before) if known == key => Some((key, before)),
-                ByContent::Own(..) | ByContent::Same | ByContent::Unknown => None,
-            });
+        let own = self.own_key(stage, number, fold);
         let by_name = cache.found(step.key).and_then(|entry| {
             if entry.before == fold.lineage { Ok(entry) } else { Err(Miss::Other) }
         });
@@ -53,22 +43,13 @@ impl Stages<'_, '_> {
             Err(miss) => (by_content().ok_or(miss), ", by its content"),
         };
         let miss = match found {
-            Ok(entry) => match formatted(&entry) {
-                Some(layer) => {
-                    cache.take(&entry);
-                    if !how.is_empty() {
-                        self.rename(cache, stage, (step, own), &entry, fold);
-                    }
-                    if matches!(action, Action::Run(_)) {
-                        fold.lineage = fold.lineage.after(entry.outcome);
-                        fold.by_content = fold.by_content.after(entry.outcome);
-                    }
-                    let size = bytes(layer.descriptor.size);
-                    tracing::info!("Cached: {size} of {}{how}", entry.created);
-                    return Some(layer);
+            Ok(entry) => {
+                let named = (&entry, None);
+                match self.take_entry(stage, number, action, named, how, fold) {
+                    Some(layer) => return Some(layer),
+                    None => "its layer has no type in this image".to_owned(),
                 }
-                None => "its layer has no type in this image".to_owned(),
-            },
+            }
             // It has other inputs by that.
             Err(Miss::Absent) if fold.missed => "an earlier step missed".to_owned(),
             Err(miss) => step.why(miss, cache, &stage.platform),
@@ -76,6 +57,49 @@ impl Stages<'_, '_> {
         fold.missed = true;
         tracing::info!("Miss: {miss}");
         None
+    }
+
+    /// Uses the layer of an entry, of which it may be known what its command read; nothing where it has no type in
+    /// this image.
+    pub(super) fn take_entry(
+        &self,
+        stage: &PlannedStage<'_>,
+        number: usize,
+        action: &Action,
+        (entry, reads): (&Entry, Option<&ReadSet>),
+        how: &str,
+        fold: &mut Fold,
+    ) -> Option<ImageLayer> {
+        let (cache, step) = (self.builder.cache?, self.ahead.step(stage.number, number)?);
+        let mut layer = entry.layer.clone();
+        let flavor = fold.image.flavor();
+        flavor.layer(layer.compression()?)?.clone_into(&mut layer.descriptor.media_type);
+        cache.take(entry);
+        if !how.is_empty() {
+            let own = self.own_key(stage, number, fold);
+            self.rename(cache, stage, (step, own), (entry, reads), fold);
+        }
+        if matches!(action, Action::Run(_)) {
+            fold.lineage = fold.lineage.after(entry.outcome);
+            fold.by_content = fold.by_content.after(entry.outcome);
+        }
+        let size = bytes(layer.descriptor.size);
+        tracing::info!("Cached: {size} of {}{how}", entry.created);
+        Some(layer)
+    }
+
+    /// The key of a step by the content of what was copied, and what comes before it then.
+    fn own_key(
+        &self,
+        stage: &PlannedStage<'_>,
+        number: usize,
+        fold: &Fold,
+    ) -> Option<(Key, Lineage)> {
+        let key = self.ahead.by_content(stage.number, number)?;
+        match fold.by_content {
+            ByContent::Own(known, before) if known == key => Some((key, before)),
+            ByContent::Own(..) | ByContent::Same | ByContent::Unknown => None,
+        }
     }
 
     /// Takes into the lineages what a step depends on besides what came before it.
@@ -95,13 +119,13 @@ impl Stages<'_, '_> {
         fold.by_content = fold.by_content.next(key, step.copied.is_some());
     }
 
-    /// Lets an entry that was found by content be found at once the next time.
+    /// Lets an entry that was found by content, or by what was read, be found at once the next time.
     fn rename(
         &self,
         cache: &Cache<'_>,
         stage: &PlannedStage<'_>,
         (step, by_content): (&Keyed, Option<(Key, Lineage)>),
-        entry: &Entry,
+        (entry, reads): (&Entry, Option<&ReadSet>),
         fold: &Fold,
     ) {
         let made = Made {
@@ -112,7 +136,7 @@ impl Stages<'_, '_> {
             outcome: entry.outcome,
             layer: &entry.layer,
             record: step.record.clone(),
-            reads: None,
+            reads,
             read_as: None,
         };
         cache.put(&made, &stage.platform);
@@ -127,6 +151,7 @@ impl Stages<'_, '_> {
         layer: &ImageLayer,
         fold: &mut Fold,
     ) {
+        let read = fold.read.take();
         let (Some(cache), Some(outcome)) = (self.builder.cache, fold.made.take()) else { return };
         if let Some(step) = self.ahead.step(stage.number, number).filter(|step| step.cached) {
             let by_content = match fold.by_content {
@@ -144,8 +169,8 @@ impl Stages<'_, '_> {
                     outcome,
                     layer,
                     record,
-                    reads: None,
-                    read_as: None,
+                    reads: read.as_ref(),
+                    read_as: read.as_ref().and(step.command).map(|it| (it, cache.by_reads(it))),
                 },
                 &stage.platform,
             );

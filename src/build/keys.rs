@@ -46,6 +46,8 @@ pub(super) struct Point {
     scope: Scope,
     /// Unknown after a step whose inputs are.
     key: Option<Key>,
+    /// The image that all of it is based on.
+    base: Option<Key>,
 }
 
 /// What is known of the files of a context, beside a cache on this machine.
@@ -122,8 +124,14 @@ impl Keys<'_> {
                 Action::Copy(copy) if self.is_elsewhere(&copy.from) => Some(copy.clone()),
                 Action::Copy(_) | Action::Run(_) | Action::Workdir(_) | Action::Configure => None,
             };
+            // What a mount shows of another stage is in the key of that stage only.
+            let is_open = matches!(ready.action, Action::Run(_)) && sources.is_empty();
+            let wanted = is_open && cache.settings().by_reads;
+            let base = point.base.filter(|_| wanted);
+            let command = base.map(|base| Key::of_command(base, &inputs));
             let fate = Fate::Open;
-            let keyed = Keyed { key, before, inputs, cached, record, sources, copied, fate };
+            let keyed =
+                Keyed { key, before, inputs, command, cached, record, sources, copied, fate };
             steps.insert((stage.number, number), keyed);
         }
         point
@@ -133,7 +141,7 @@ impl Keys<'_> {
         let fresh = |config: ImageConfig, key| {
             let (arguments, globals) = (self.arguments, &self.plan.globals);
             let scope = Scope::new(arguments, globals, &config.config.env);
-            Point { config, scope, key }
+            Point { config, scope, key, base: key }
         };
         let platform = &stage.platform;
         let mut point = match &stage.base {
@@ -149,6 +157,7 @@ impl Keys<'_> {
                     config: below.config.clone(),
                     scope: below.scope.clone(),
                     key: below.key,
+                    base: below.base,
                 },
                 None => fresh(ImageConfig::scratch(platform), None),
             },

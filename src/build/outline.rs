@@ -17,7 +17,7 @@ use crate::plan::{
 use crate::report::{Failure, bytes};
 
 /// A stage after its last instruction.
-type Ended = (Image, Scope);
+pub(super) type Ended = (Image, Scope);
 
 /// What is known of a cache.
 pub(super) struct Looked<'a> {
@@ -79,7 +79,7 @@ pub(super) fn outline(
     })
 }
 
-fn start_of(stage: &PlannedStage<'_>, plan: &Plan<'_>, arguments: &Arguments) -> Ended {
+pub(super) fn start_of(stage: &PlannedStage<'_>, plan: &Plan<'_>, arguments: &Arguments) -> Ended {
     let image = match &stage.base {
         Base::Image(image, _) => (**image).clone(),
         Base::Scratch | Base::Stage(_) => Image::scratch(Flavor::Docker, &stage.platform),
@@ -162,6 +162,14 @@ impl Looked<'_> {
             }
             Err(Miss::Absent) if missed => (Found::Miss, "an earlier step missed".to_owned()),
             Err(miss) => (Found::Miss, step.why(miss, self.cache, &stage.platform)),
+        };
+        let why = match step.command.map_or(0, |command| self.cache.by_reads(command).len()) {
+            count if count > 0 && found == Found::Miss => {
+                format!(
+                    "{why}; the build will see whether it still reads what it read ({count} known)"
+                )
+            }
+            _ => why,
         };
         let inputs = step.record.inputs().map(|(name, digest)| OutlinedInput {
             name: name.to_owned(),

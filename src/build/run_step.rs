@@ -38,13 +38,15 @@ impl Stages<'_, '_> {
         if let Some(why) = &watcher.why {
             tracing::info!("This step: {} ({why})", watcher.tracer.name());
         }
+        let reads = self.is_recorded(stage, number - 1);
         let runner = Runner {
             tracer: watcher.tracer,
             isolation: builder.isolation,
             interrupt: builder.interrupt,
             scratch: &scratch,
-            event_budget: watcher.event_budget,
+            event_budget: if reads { u64::MAX } else { watcher.event_budget },
             strict: builder.order.strict,
+            reads,
             hostname: &builder.order.hostname,
         };
         builder.work.restore()?;
@@ -83,6 +85,7 @@ impl Stages<'_, '_> {
         let named = format!("[{number}/{}] {}", stage.instructions.len(), shown(&ready.text));
         let looking = Stopwatch::start();
         let difference = self.after_run(&ran.outcome.touched, &suspects, &named, fold)?;
+        fold.read = self.read_set(&ran.outcome.reads, step, &difference, fold);
         let stats = ran.outcome.stats;
         tracing::debug!(
             "step {number} took: command {ran_for}; looking {}; {} stops, {} events, {} resolved",

@@ -8,12 +8,13 @@ use tracing::field::Empty;
 use super::ahead::Ahead;
 use super::builder::Builder;
 use super::by_content::ByContent;
+use super::by_reads::Contents;
 use super::downloads::Downloads;
 use super::keys::{Keys, known_files};
 use super::layers::{Gathered, flavor_for};
 use super::needs::touches_root;
 use super::repositories;
-use crate::cache::Lineage;
+use crate::cache::{Lineage, ReadSet};
 use crate::dockerfile::Instruction;
 use crate::image::{Digest, Flavor, Image, ImageLayer};
 use crate::plan::{Action, Base, Plan, PlannedStage, Scope, step};
@@ -62,6 +63,7 @@ impl<'a, 'p> Stages<'a, 'p> {
             Self { builder, plan, finished, foreign, prepared, downloads, known, ahead, uploads };
         if let Some(cache) = builder.cache {
             stages.ahead = Ahead::look(&stages.keys(), cache);
+            stages.look_up_by_reads();
         }
         for stage in plan.stages.iter().filter(|stage| stages.ahead.needs_tree(stage.number)) {
             if let Base::Image(image, _) = &stage.base {
@@ -152,6 +154,8 @@ impl<'a, 'p> Stages<'a, 'p> {
             lineage,
             by_content,
             made: None,
+            read: None,
+            contents: Contents::default(),
             missed: false,
             marks: None,
             scope,
@@ -291,6 +295,10 @@ impl<'a, 'p> Stages<'a, 'p> {
                 return Ok(());
             }
             self.lay_out(stage, &ready.text, fold)?;
+            if let Some(layer) = self.layer_by_reads(stage, number, &ready.action, fold) {
+                self.record(&ready, Some(layer), fold);
+                return Ok(());
+            }
         }
         let outcome = match &ready.action {
             Action::Configure if builder.order.layers.metadata && ready.created_by.is_some() => {
@@ -335,6 +343,10 @@ pub(super) struct Fold {
     pub(super) by_content: ByContent,
     /// What the last step made, where somebody wants to know.
     pub(super) made: Option<Digest>,
+    /// What it read, where that is known.
+    pub(super) read: Option<ReadSet>,
+    /// Of files of the tree.
+    pub(super) contents: Contents,
     /// Whether a step of this stage was not in the cache.
     pub(super) missed: bool,
     scope: Scope,

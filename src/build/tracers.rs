@@ -77,6 +77,8 @@ pub(super) struct Tracers<'a> {
     /// Nobody traces, whatever a step is.
     walks: bool,
     verifies: bool,
+    /// Whether it is wanted what steps read.
+    reads: bool,
     general: Tracer,
     /// Whether the general one was left to the executor.
     is_auto: bool,
@@ -105,6 +107,7 @@ impl<'a> Tracers<'a> {
     pub(super) fn probe(
         watch: Watch,
         steps: &'a [StepTracer],
+        reads: bool,
         root: &Path,
     ) -> Result<Self, Failure> {
         let (choice, verify) = match watch {
@@ -120,6 +123,7 @@ impl<'a> Tracers<'a> {
         Ok(Self {
             walks: matches!(watch, Watch::Walk(_)),
             verifies: verify != Verify::Off,
+            reads,
             general,
             is_auto: choice == Choice::Auto,
             steps,
@@ -167,7 +171,7 @@ impl<'a> Tracers<'a> {
         let costs = self.costs(rootfs);
         let watcher =
             |tracer, why| Watcher { tracer, why, event_budget: costs.worthwhile_events() };
-        let may_walk = self.is_auto && !self.verifies && !self.walks;
+        let may_walk = self.is_auto && !self.verifies && !self.walks && !self.reads;
         match may_walk.then(|| writer_of_many(text)).flatten() {
             Some(program) if costs.is_walk_cheaper(EVENTS_OF_MANY) => {
                 let entries = rootfs.index().len();

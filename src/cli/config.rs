@@ -8,6 +8,7 @@ mod language;
 mod layers;
 pub(super) mod outputs;
 mod own_root;
+mod read_set;
 pub(super) mod registry;
 mod run_mounts;
 mod shared_caches;
@@ -87,7 +88,7 @@ impl Surroundings {
 pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failure> {
     let outputs = outputs::outputs(flags, around)?;
     let base_dir = &flags.run_mounts.cache_dir;
-    let cache = cache::settings(&flags.cache, base_dir, &outputs, around)?;
+    let mut cache = cache::settings(&flags.cache, base_dir, &outputs, around)?;
     let layers = layers::rules(&flags.layers, outputs.flavor)?;
     let platform = match &flags.custom_platform {
         None => Platform::host(),
@@ -109,6 +110,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
     }
     let kaniko_dir = kaniko_dir(flags.kaniko_dir.as_deref(), around);
     let (watch, step_tracers) = tracer::watch(&flags.tracer)?;
+    read_set::apply(&flags.read_set, watch, layers.single, &mut cache)?;
     Ok(Order {
         access: context::access(&source, &registry, around),
         context: source,

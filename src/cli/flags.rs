@@ -9,6 +9,7 @@ mod layers;
 mod log;
 mod outputs;
 mod own_root;
+mod read_set;
 mod registry;
 mod run_mounts;
 mod tracer;
@@ -30,6 +31,7 @@ pub(super) use layers::LayerFlags;
 pub(super) use log::LogFlags;
 pub(super) use outputs::OutputFlags;
 pub(super) use own_root::OwnRootFlags;
+pub(super) use read_set::ReadSetFlags;
 pub(super) use registry::{PullFlags, RegistryFlags};
 pub(super) use run_mounts::{CacheMounts, RunMountFlags};
 pub(super) use tracer::TracerFlags;
@@ -133,6 +135,9 @@ pub(super) struct Flags {
 
     #[command(flatten)]
     pub(super) cache: CacheFlags,
+
+    #[command(flatten)]
+    pub(super) read_set: ReadSetFlags,
 }
 
 impl Flags {

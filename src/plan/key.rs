@@ -80,6 +80,13 @@ impl Key {
         Self(Framed::new("by content").digest(before.0).digest(inputs.digest()).finish())
     }
 
+    /// A command on a base, whatever came in between. A new base makes everything anew, because people
+    /// expect that of what comes from the network.
+    #[must_use]
+    pub fn of_command(base: Self, inputs: &Inputs) -> Self {
+        Self(Framed::new("by what it reads").digest(base.0).digest(inputs.digest()).finish())
+    }
+
     /// The key that is written so.
     #[must_use]
     pub fn parse(hex: &str) -> Option<Self> {
@@ -301,5 +308,7 @@ pub fn fetched(shown: &str, name: &str, content: Digest) -> Input {
     Input { name: shown.to_owned(), digest }
 }
 
+#[cfg(test)]
+mod laws;
 #[cfg(test)]
 mod tests;

@@ -76,6 +76,20 @@ pub enum RunMount {
     },
 }
 
+impl RunMount {
+    /// Where it is shown; nothing for a secret that is in a variable.
+    #[must_use]
+    pub fn shown_at(&self) -> Option<&str> {
+        match self {
+            Self::Bind { target, .. }
+            | Self::Cache { target, .. }
+            | Self::Tmpfs { target, .. }
+            | Self::Ssh { target, .. } => Some(target),
+            Self::Secret { target, .. } => target.as_deref(),
+        }
+    }
+}
+
 impl Evaluator<'_> {
     pub(super) fn mounts(&self, specs: &[MountSpec]) -> Result<Vec<RunMount>, StepErrorKind> {
         let mut mounts = Vec::new();

@@ -49,7 +49,7 @@ pub use users::{Accounts, Identity, UnknownUser};
 pub use writer::{Attributes, WriteError, Writer};
 
 /// Where an image has its users and groups.
-const ACCOUNT_FILES: [&str; 2] = ["/etc/passwd", "/etc/group"];
+pub(crate) const ACCOUNT_FILES: [&str; 2] = ["/etc/passwd", "/etc/group"];
 
 /// Whether this is what an account file is called.
 pub(crate) fn is_account_file(path: &ImagePath) -> bool {

@@ -4,7 +4,6 @@
 
 pub mod add;
 mod attributes;
-mod chmod;
 mod contents;
 mod copy;
 mod known;
@@ -16,7 +15,6 @@ mod selection;
 mod sources;
 mod workdir;
 
-pub use chmod::{BadMode, Chmod};
 pub use contents::{Wanted, contents, contents_of};
 pub use copy::{Copier, CopyError, CopyRules};
 pub use known::KnownFiles;

@@ -71,6 +71,8 @@ pub struct Runner<'a> {
     pub event_budget: u64,
     /// Whether ptrace looks at opened files twice.
     pub strict: bool,
+    /// Whether what the step reads is recorded.
+    pub reads: bool,
     /// What a step sees as the name of its machine, in a namespace.
     pub hostname: &'a str,
 }
@@ -183,6 +185,7 @@ fn prepare(
         Some(Credentials { uid: who.uid, gid: who.gid, groups: who.groups.clone() });
     command.event_budget = Some(runner.event_budget);
     command.strict = runner.strict;
+    command.reads = runner.reads;
     let mut mounts = MountPlan {
         no_network: step.network_none,
         hostname: nul_free(runner.hostname)?,
