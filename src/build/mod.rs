@@ -28,6 +28,7 @@ mod needs;
 mod outline;
 mod own_root;
 mod publish;
+mod refused;
 mod room;
 mod roots;
 mod run_mounts;
@@ -244,8 +245,7 @@ fn run(
         let at = inspect::At { order, context, file, arguments: &arguments, images: &images };
         show(&inspect::outlined(&at, &plan, registry, interrupt, work)?)?;
     }
-    let epoch = Times::epoch(&order.build_args, &plan.globals);
-    let times = Times::new(&order.created, epoch, order.layers.reproducible)?;
+    let times = Times::of(order, &plan)?;
     let chosen = choose(order, work)?;
     let tracers = {
         let root = match chosen.isolation {
