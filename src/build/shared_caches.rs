@@ -10,6 +10,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use snapshot::{Change, Difference, Entry, ImagePath, Index, Kind, Suspects};
 use tracer::Interrupt;
@@ -40,6 +41,8 @@ pub struct SharedCaches {
     pub repository: Repository,
     /// Whether they are written.
     pub push: bool,
+    /// How long a build waits to be told what there is of one.
+    pub wait: Duration,
     /// How large one may be, in bytes.
     pub limit: u64,
 }
@@ -134,7 +137,7 @@ impl Builder<'_> {
         let platform = &self.order.platform;
         let tag = mount_tag(&key.text(), platform);
         let name = reference(&shared.repository, &tag)?;
-        let image = match self.registry.pull(&name, platform) {
+        let image = match self.registry.pull_within(shared.wait, &name, platform) {
             Err(error) if error.is_not_found() => return Ok(None),
             pulled => pulled.map_err(|error| error.to_string())?,
         };
