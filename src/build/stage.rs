@@ -320,6 +320,7 @@ impl<'a, 'p> Stages<'a, 'p> {
             None => None,
             Some(done) => {
                 let difference = done.map_err(shown)?;
+                fold.contents.forget(&difference);
                 self.take(difference, fold).map_err(shown)?
             }
         };
