@@ -24,7 +24,10 @@ use crate::pod::{Pod, Privileges};
 use crate::tools;
 
 /// A build that takes longer than this hangs.
-const LIMIT: Duration = Duration::from_secs(300);
+fn limit() -> Duration {
+    let long = std::env::var_os("KANIKO_LONG_RUN").is_some();
+    Duration::from_secs(if long { 3600 } else { 300 })
+}
 
 /// Where the executor runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +178,7 @@ impl Build {
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let lines = read_lines(&mut child);
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + limit();
         let (home, canary) = (Some(self.home), self.canary);
         Running { child, pod, lines, deadline, log: String::new(), home, canary }
     }

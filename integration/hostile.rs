@@ -82,7 +82,8 @@ fn on_busybox(layers: Vec<(Vec<u8>, Compression)>) -> (tempfile::TempDir, PathBu
     (home, layout)
 }
 
-fn busybox_tar() -> Vec<u8> {
+/// A layer with a shell.
+pub(crate) fn busybox_tar() -> Vec<u8> {
     let busybox = fs::read(crate::tools::find("busybox")).unwrap();
     let mut layer = Layer::new().directory("bin").mode(0o755).file("bin/busybox", busybox);
     for applet in ["sh", "test", "cat", "stat", "true", "ls", "readlink"] {

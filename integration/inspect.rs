@@ -53,6 +53,56 @@ fn the_checks_tell_what_cannot_be_built_after_what_they_found() {
     ended.refused(1, &["StageNameCasing", "names a stage that begins later, on line 3"]);
 }
 
+/// What can be known before any file is read, and an instruction that is not reached.
+const REFUSED: &str = "FROM busybox AS a
+RUN echo it ran > /ran
+STOPSIGNAL nosuch
+COPY --chmod=u+q Dockerfile /
+FROM a AS b
+ENV A=${B^}
+EXPOSE $A
+FROM scratch
+COPY --from=b /ran /
+EXPOSE port
+";
+
+#[test]
+fn what_cannot_be_carried_out_is_told_together_before_the_first_step() {
+    let told = [
+        "Dockerfile:3: STOPSIGNAL nosuch: there is no such signal",
+        "3 | STOPSIGNAL nosuch",
+        "Dockerfile:4: --chmod: \"u+q\" is no mode",
+        "Dockerfile:6: unsupported modifier `^`",
+        "Dockerfile:10: ",
+    ];
+    for place in PLACES {
+        let ended = on_busybox(place, REFUSED).run();
+        ended.refused(1, &told);
+        assert!(!ended.log.contains("] RUN"), "{}", ended.log);
+        assert_eq!(ended.log.matches("error: ").count(), 4, "{}", ended.log);
+    }
+    for flag in ["--check", "--dryrun"] {
+        inspected(REFUSED, flag).run().refused(1, &told);
+    }
+}
+
+#[test]
+fn an_epoch_that_is_no_time_is_told_by_checks_and_plan() {
+    for flag in ["--check", "--dryrun"] {
+        let ended = inspected("ARG SOURCE_DATE_EPOCH=soon\nFROM scratch\n", flag).run();
+        ended.refused(1, &["SOURCE_DATE_EPOCH=soon: not a number of seconds"]);
+    }
+}
+
+#[test]
+fn the_plan_comes_with_the_warnings_of_a_build_and_fails_by_them() {
+    let doubtful = "FROM scratch\nWORKDIR x\n";
+    let build = |text: &str| Build::bare().file("Dockerfile", text).flag("--dryrun").run();
+    let warned = build(doubtful).succeeded();
+    assert!(warned.log.contains("Dockerfile:2: WorkdirRelativePath"), "{}", warned.log);
+    build(&format!("# check=error=true\n{doubtful}")).refused(1, &["check=error=true"]);
+}
+
 #[test]
 fn a_build_warns_and_goes_on_unless_a_finding_is_an_error() {
     let image = on_busybox(Place::Host, "FROM busybox\nWORKDIR x\n").run().succeeded();

@@ -1,4 +1,7 @@
 //! Little memory, little room: a build fits into it, or says what it lacks.
+//!
+//! `KANIKO_LONG_RUN=1 cargo test --test integration limits` takes a file of ten gigabytes, and a million files
+//! in a hundred layers, instead of one gigabyte and some thousand files.
 
 use std::path::Path;
 
@@ -6,7 +9,9 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::base;
 use crate::build_basic::on_busybox;
+use crate::craft::{Compression, Craft, Layer};
 use crate::executor::{Build, PLACES, Place};
+use crate::hostile;
 use crate::pod::Privileges;
 use crate::registry::{Access, Registry};
 
@@ -20,11 +25,39 @@ fn a_file_of_a_gigabyte_fits_into_little_memory() {
         RUN i=0; while [ $i -lt 512 ]; do cat /block /zeros; i=$((i+1)); done > /large\n";
     let noise: Vec<u8> =
         (0..1_u32 << 18).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
-    let image = on_busybox(Place::Pod(limited), dockerfile)
-        .file("block", noise)
-        .file("zeros", vec![0; 1 << 20])
-        .image();
-    assert_eq!(image.tree()["/large"].size, 1 << 30);
+    // The rest is a hole, which takes no room but is read, packed and hashed like all else.
+    let size = if is_long() { 10 << 30 } else { 1 << 30 };
+    let image =
+        on_busybox(Place::Pod(limited), &format!("{dockerfile}RUN truncate -s {size} /large\n"))
+            .file("block", noise)
+            .file("zeros", vec![0; 1 << 20])
+            .image();
+    assert_eq!(image.tree()["/large"].size, size);
+}
+
+fn is_long() -> bool {
+    std::env::var_os("KANIKO_LONG_RUN").is_some()
+}
+
+#[test]
+fn a_hundred_layers_that_are_unpacked_fit_into_little_memory() {
+    let files = if is_long() { 10_000 } else { 50 };
+    let home = tempfile::tempdir().unwrap();
+    let name = |layer: u32, file: u32| {
+        format!("usr/lib/python3/dist-packages/package-of-layer-{layer:03}/{file:04}.py")
+    };
+    let layers = (0..100).map(|layer| {
+        let names = (0..files).map(|file| name(layer, file));
+        names.fold(Layer::new(), |layer, name| layer.file(&name, name.as_bytes()))
+    });
+    let craft = Craft::new().tar(hostile::busybox_tar(), Compression::Gzip);
+    layers.fold(craft, Craft::layer).write(home.path(), base::TAG);
+    let limited = Privileges { memory: Some(MEMORY), ..Privileges::DEFAULT };
+    let (gone, kept) = (name(50, files - 1), name(99, 0));
+    let dockerfile = format!("FROM many\nRUN busybox rm /{gone} && cat /{kept} > /new\n");
+    let image = Build::of(&dockerfile).place(Place::Pod(limited)).base("many", home.path()).image();
+    assert_eq!(image.top().names(), [format!("-/{gone}"), "/new".to_owned()]);
+    assert_eq!(image.tree()["/new"].size, kept.len() as u64);
 }
 
 /// A file system of a few megabytes, gone with the value.
@@ -63,7 +96,8 @@ fn a_full_disk_is_named_with_what_to_do() {
             .flag("--kaniko-dir={disk}")
             .run();
         // On the host the step itself meets the full disk and says it in its own words.
-        let words = ["Dockerfile:2", "No space left on device", "--kaniko-dir"];
+        let words =
+            ["Dockerfile:2", "No space left on device", "--kaniko-dir", "MB that were free"];
         ended.refused_with_any_status(if place == Place::Host { &words[2..] } else { &words });
         assert_eq!(crate::executor::files_below(disk.path()), Vec::<String>::new(), "{place:?}");
     }
@@ -82,7 +116,8 @@ fn a_base_that_does_not_fit_is_named_with_what_to_do() {
             .share("disk", disk.path())
             .flag("--kaniko-dir={disk}")
             .run();
-        ended.refused(1, &["No space left on device", "/build-", "--kaniko-dir"]);
+        let words = ["No space left on device", "/build-", "--kaniko-dir", "MB that were free"];
+        ended.refused(1, &words);
         assert_eq!(crate::executor::files_below(disk.path()), Vec::<String>::new(), "{kilobytes}");
     }
 }

@@ -7,10 +7,11 @@ use super::unpacking::Interruptible;
 use snapshot::{Difference, ImagePath, Suspects};
 
 use crate::context::{Context, Ignore};
+use crate::dockerfile::Chmod;
 use crate::plan::{BaseImages as _, CopySource, CopyStep, Origin};
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::Rootfs;
-use crate::step::{Chmod, Copier, CopyRules, Found, SourceTree, add, make_workdir};
+use crate::step::{Copier, CopyRules, Found, SourceTree, add, make_workdir};
 
 impl<'a> Stages<'a, '_> {
     pub(super) fn copy(&mut self, step: &CopyStep, fold: &mut Fold) -> Result<Difference, Failure> {
@@ -83,10 +84,8 @@ impl<'a> Stages<'a, '_> {
         let user = fold.image.config().config.user.clone();
         let rootfs = fold.root()?;
         let accounts = rootfs.accounts().could_not(|| "read the users of the image".to_owned())?;
-        let owner = accounts
-            .identity(&user)
-            .map(|who| (who.uid, who.gid))
-            .map_err(|error| Failure::new(format!("USER {user}: {error}")))?;
+        let owner =
+            accounts.owner(&user).map_err(|error| Failure::new(format!("USER {user}: {error}")))?;
         let made =
             make_workdir(rootfs, path, owner).map_err(|error| Failure::new(error.to_string()))?;
         self.compare_named(made, rootfs)

@@ -75,6 +75,8 @@ impl<'a> Images<'a> {
         interrupt: &'a Interrupt,
         bases: Option<&'a Bases>,
     ) -> Result<Self, Failure> {
+        let contexts: NamedContexts =
+            contexts.into_iter().map(|(name, context)| (key(&name), context)).collect();
         let mut ignores = HashMap::new();
         for (name, context) in &contexts {
             if let NamedContext::Dir(dir) = context {
@@ -97,19 +99,19 @@ impl<'a> Images<'a> {
 
     /// What of a context that is a directory does not count.
     pub(super) fn ignore_of(&self, name: &str) -> Option<&Ignore> {
-        self.ignores.get(&name.to_lowercase())
+        self.ignores.get(&key(name))
     }
 
     /// A context that was brought here.
     pub(super) fn bring(&mut self, name: &str, dir: PathBuf) -> Result<(), Failure> {
         let ignore = ignore_of(&dir).map_err(|error| Failure::new(error.to_string()))?;
-        self.ignores.insert(name.to_owned(), ignore);
-        self.contexts.insert(name.to_owned(), NamedContext::Dir(dir));
+        self.ignores.insert(key(name), ignore);
+        self.contexts.insert(key(name), NamedContext::Dir(dir));
         Ok(())
     }
 
     pub(super) fn named(&self, name: &str) -> Option<&NamedContext> {
-        self.contexts.get(&name.to_lowercase())
+        self.contexts.get(&key(name))
     }
 
     /// Begins to download the layers of `image`, all at once; those on this machine are there.
@@ -232,14 +234,20 @@ impl<'a> Images<'a> {
         platform: &Platform,
         load: impl FnOnce() -> Result<Image, Failure>,
     ) -> Result<Image, Failure> {
-        let key = (name, platform.to_string());
-        if let Some(image) = self.known.borrow().get(&key) {
+        let known = (name, platform.to_string());
+        if let Some(image) = self.known.borrow().get(&known) {
             return Ok(image.clone());
         }
         let image = load()?;
-        self.known.borrow_mut().insert(key, image.clone());
+        self.known.borrow_mut().insert(known, image.clone());
         Ok(image)
     }
+}
+
+/// What a context is known by: all names of one image are one, with or without registry and tag.
+fn key(name: &str) -> String {
+    let lower = name.to_lowercase();
+    lower.parse::<Reference>().map_or(lower, |reference| reference.to_string())
 }
 
 impl BaseImages for Images<'_> {

@@ -11,6 +11,7 @@ use super::images::Images;
 use super::keys::{Keys, known_files};
 use super::layers::Times;
 use super::outline::{Looked, outline};
+use super::refused::refused;
 use super::work::WorkDir;
 use super::{Order, contexts, parse, plan_failure, within};
 use crate::cache::Cache;
@@ -47,18 +48,20 @@ pub fn check(order: &Order, interrupt: &Interrupt, colour: bool) -> Result<Check
         let mut images = Images::new(registry, order.contexts.clone(), interrupt, None)?;
         let unused = order.goals.unused || order.goals.targets.is_empty();
         let goals = Goals { unused, ..order.goals.clone() };
-        let planned = plan(&file, &goals, &arguments, &order.platform, &images)
-            .map_err(|error| plan_failure(error, &file));
-        if let Ok(plan) = &planned {
-            contexts::bring(order, plan, &mut images, registry, work, interrupt)?;
-            let ignore = &context.ignore;
-            let around =
-                Surroundings { dockerfile: &file, arguments: &arguments, ignore, images: &images };
-            check::stages(plan, around, &mut found);
-        }
+        let failures = match plan(&file, &goals, &arguments, &order.platform, &images) {
+            Ok(plan) => {
+                contexts::bring(order, &plan, &mut images, registry, work, interrupt)?;
+                let (dockerfile, arguments, ignore) = (&file, &arguments, &context.ignore);
+                let around = Surroundings { dockerfile, arguments, ignore, images: &images };
+                check::stages(&plan, around, &mut found);
+                let mut failures = refused(dockerfile, arguments, &plan, &images);
+                failures.extend(Times::of(order, &plan).err());
+                failures
+            }
+            Err(error) => vec![plan_failure(error, &file)],
+        };
         let rendered = found.sorted().into_iter().map(|it| it.render(&file.source, colour));
-        let failed = planned.err().map(|failure| failure.to_string());
-        let parts: Vec<String> = rendered.chain(failed).collect();
+        let parts: Vec<String> = rendered.chain(failures.iter().map(ToString::to_string)).collect();
         Ok(Checked { count: parts.len(), text: parts.join("\n\n") })
     })
 }
@@ -74,6 +77,8 @@ pub fn dry_run(order: &Order, interrupt: &Interrupt) -> Result<Outline, Failure>
         let arguments = arguments(order, &file);
         let plan = plan_of(order, &file, &arguments, &images)?;
         contexts::bring(order, &plan, &mut images, registry, work, interrupt)?;
+        warn(order, context, &file, &arguments, &plan, &images)?;
+        Times::of(order, &plan)?;
         let at = At { order, context, file: &file, arguments: &arguments, images: &images };
         outlined(&at, &plan, registry, interrupt, work)
     })
@@ -101,8 +106,7 @@ pub(super) fn outlined(
     let Some(settings) = order.cache.as_ref().filter(|_| !order.layers.single) else {
         return outline(None);
     };
-    let epoch = Times::epoch(&order.build_args, &plan.globals);
-    let times = Times::new(&order.created, epoch, order.layers.reproducible)?;
+    let times = Times::of(order, plan)?;
     let cache = Cache::new(settings, registry, work.blobs());
     let keys = Keys {
         order,
@@ -131,6 +135,9 @@ pub(super) fn plan_of<'a>(
 ) -> Result<Plan<'a>, Failure> {
     let mut plan = plan(file, &order.goals, arguments, &order.platform, images)
         .map_err(|error| plan_failure(error, file))?;
+    if let Some(failure) = Failure::all_of(refused(file, arguments, &plan, images)) {
+        return Err(failure);
+    }
     if order.own_root.materialize {
         plan.keep_result();
     }

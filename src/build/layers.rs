@@ -6,6 +6,7 @@
 
 use snapshot::{Contents, Difference, ImagePath, Index, Options, Suspects, Table, Timestamp};
 
+use super::Order;
 use super::stage::{Fold, Stages};
 use crate::cache::outcome;
 use crate::context::glob_match;
@@ -13,7 +14,7 @@ use crate::dockerfile::history;
 use crate::image::{
     Blob, BlobFile, Compression, Descriptor, Digest, Flavor, HistoryEntry, ImageLayer,
 };
-use crate::plan::Step;
+use crate::plan::{Plan, Step};
 use crate::report::{Explain as _, Failure, bytes};
 
 /// The argument, and variable, that says how late a time may be.
@@ -85,7 +86,7 @@ impl Times {
     ///
     /// # Errors
     /// The epoch is no time.
-    pub(super) fn new(now: &str, epoch: Option<&str>, reproducible: bool) -> Result<Self, Failure> {
+    fn new(now: &str, epoch: Option<&str>, reproducible: bool) -> Result<Self, Failure> {
         let given = epoch.filter(|text| !text.is_empty());
         let secs = match given {
             None if !reproducible => return Ok(Self { created: now.to_owned(), latest: None }),
@@ -98,12 +99,13 @@ impl Times {
         Ok(Self { created, latest: Some(Timestamp::new(secs, 0)) })
     }
 
-    /// The epoch among the arguments of a build, given ones before defaults of the Dockerfile.
-    pub(super) fn epoch<'a>(
-        given: &'a std::collections::BTreeMap<String, String>,
-        globals: &'a std::collections::BTreeMap<String, String>,
-    ) -> Option<&'a str> {
-        given.get(EPOCH).or_else(|| globals.get(EPOCH)).map(String::as_str)
+    /// Those of a build: the epoch is an argument, given ones before defaults of the Dockerfile.
+    ///
+    /// # Errors
+    /// The epoch is no time.
+    pub(super) fn of(order: &Order, plan: &Plan<'_>) -> Result<Self, Failure> {
+        let epoch = order.build_args.get(EPOCH).or_else(|| plan.globals.get(EPOCH));
+        Self::new(&order.created, epoch.map(String::as_str), order.layers.reproducible)
     }
 }
 

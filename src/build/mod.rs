@@ -28,6 +28,8 @@ mod needs;
 mod outline;
 mod own_root;
 mod publish;
+mod refused;
+mod room;
 mod roots;
 mod run_mounts;
 mod run_step;
@@ -63,6 +65,7 @@ use layers::Times;
 pub use layers::{IgnoredPath, LayerRules};
 pub use own_root::OwnRoot;
 pub use publish::{Built, Outputs};
+use room::Room;
 pub use run_mounts::MountSources;
 pub use shared_caches::SharedCaches;
 use stage::Stages;
@@ -193,6 +196,7 @@ fn within<T>(
     let canceller = registry.canceller();
     interrupt.also(move || canceller.cancel());
     let work = WorkDir::create(&order.kaniko_dir, &order.hostname)?;
+    let room = Room::of(&order.kaniko_dir);
     order.work_dir.get_or_init(|| work.path().to_owned());
     let span = tracing::info_span!("context", error = Empty);
     let result = in_span(span, || contexts::own(order, &registry, &work, interrupt))
@@ -200,29 +204,21 @@ fn within<T>(
     if result.is_err() && interrupt.is_triggered() {
         return Err(Failure::new("the build was interrupted").status(ExitStatus::of_signal(15)));
     }
-    result.map_err(|failure| explained(failure, order))
+    result.map_err(|failure| explained(failure, &room))
 }
 
 /// A way out for refusals that know none: a right that is missing, a disk that is full.
-fn explained(failure: Failure, order: &Order) -> Failure {
+fn explained(failure: Failure, room: &Room) -> Failure {
     if failure.has_hint() {
         return failure;
     }
-    if failure.is_out_of_space() || is_full(&order.kaniko_dir) {
-        let dir = order.kaniko_dir.display();
-        return failure
-            .hint(format!("{dir} needs more room; give another place with --kaniko-dir"));
+    if failure.is_out_of_space() || room.is_used_up() {
+        return failure.hint(room.hint());
     }
     match rootfs::missing_capabilities() {
         Some(missing) if failure.is_refusal() => failure.hint(missing),
         _ => failure,
     }
-}
-
-/// Whether a file system has no room: a command that met this says it in its own words, or not at all.
-fn is_full(dir: &Path) -> bool {
-    const HARDLY_ANY: u64 = 1 << 16;
-    rustix::fs::statvfs(dir).is_ok_and(|disk| disk.f_bavail * disk.f_frsize < HARDLY_ANY)
 }
 
 fn run(
@@ -249,8 +245,7 @@ fn run(
         let at = inspect::At { order, context, file, arguments: &arguments, images: &images };
         show(&inspect::outlined(&at, &plan, registry, interrupt, work)?)?;
     }
-    let epoch = Times::epoch(&order.build_args, &plan.globals);
-    let times = Times::new(&order.created, epoch, order.layers.reproducible)?;
+    let times = Times::of(order, &plan)?;
     let chosen = choose(order, work)?;
     let tracers = {
         let root = match chosen.isolation {

@@ -17,7 +17,7 @@ use crate::plan::{
 use crate::report::{Failure, bytes};
 
 /// A stage after its last instruction.
-type Ended = (Image, Scope);
+pub(super) type Ended = (Image, Scope);
 
 /// What is known of a cache.
 pub(super) struct Looked<'a> {
@@ -79,7 +79,7 @@ pub(super) fn outline(
     })
 }
 
-fn start_of(stage: &PlannedStage<'_>, plan: &Plan<'_>, arguments: &Arguments) -> Ended {
+pub(super) fn start_of(stage: &PlannedStage<'_>, plan: &Plan<'_>, arguments: &Arguments) -> Ended {
     let image = match &stage.base {
         Base::Image(image, _) => (**image).clone(),
         Base::Scratch | Base::Stage(_) => Image::scratch(Flavor::Docker, &stage.platform),

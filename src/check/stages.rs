@@ -179,12 +179,11 @@ impl<'w> Walk<'w, '_> {
             }
         }
         for text in words::of(instruction) {
-            unset.extend(reported(&text).into_iter().flat_map(|expanded| expanded.unset));
+            let names = reported(&text).into_iter().flat_map(|expanded| expanded.unset);
+            unset.extend(names.filter(|name| !declared.contains(name)));
         }
         let known: BTreeSet<&str> = scope.names().collect();
-        let unset = unset
-            .iter()
-            .filter(|name| !declared.contains(*name) && !NO_VARIABLES.contains(&name.as_str()));
+        let unset = unset.iter().filter(|name| !NO_VARIABLES.contains(&name.as_str()));
         let messages: Vec<String> = unset
             .map(|name| format!("${name} is not defined here{}", hint(name, &known)))
             .collect();

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+pub use chmod::{BadMode, Chmod};
 pub(crate) use git_ref::percent_decoded;
 pub use git_ref::{GitRef, is_commit};
 pub use heredoc::Heredoc;
@@ -26,6 +27,7 @@ pub use suggest::nearest;
 pub use words::{ExpandError, Expanded, Variables, Word, expand_body};
 
 mod check;
+mod chmod;
 mod duration;
 pub(crate) use duration::parse as parse_duration;
 mod flags;

@@ -309,4 +309,6 @@ pub fn fetched(shown: &str, name: &str, content: Digest) -> Input {
 }
 
 #[cfg(test)]
+mod laws;
+#[cfg(test)]
 mod tests;

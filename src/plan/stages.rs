@@ -196,6 +196,7 @@ pub fn plan<'a>(
     let mut planner =
         Planner { dockerfile, globals, platform, images, done: BTreeMap::new(), order: Vec::new() };
     let wanted: Vec<usize> = goals.others.into_iter().chain([goals.result]).collect();
+    planner.read_bases()?;
     let mut looked_at = BTreeSet::new();
     for stage in &wanted {
         planner.look(*stage, &mut looked_at)?;
@@ -241,13 +242,35 @@ struct Planner<'a, 'p> {
 }
 
 impl<'a> Planner<'a, '_> {
+    /// What every `FROM` says has to be readable, also that of a stage that nobody needs.
+    fn read_bases(&self) -> Result<(), PlanError> {
+        for (number, stage) in self.dockerfile.stages.iter().enumerate() {
+            let name = self.base_name(stage)?;
+            self.stage_platform(stage)?;
+            let is_image = !self.images.has_context(&name)
+                && name != "scratch"
+                && self.stage_named(&name, number).is_none();
+            if is_image {
+                self.reference(stage, &name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn reference(&self, stage: &Stage, name: &str) -> Result<Reference, PlanError> {
+        name.parse()
+            .map_err(|error: crate::image::ImageError| self.bad_base(stage, error.to_string()))
+    }
+
     /// Looks at the names in stage `number` and in all that it needs, before any image is asked for.
     fn look(&self, number: usize, looked_at: &mut BTreeSet<usize>) -> Result<(), PlanError> {
         if !looked_at.insert(number) {
             return Ok(());
         }
         let stage = &self.dockerfile.stages[number];
-        self.stage_platform(stage)?;
+        if self.replaced(stage).is_some() {
+            return Ok(());
+        }
         if let Some(below) = self.look_at_base(number, stage)? {
             self.look(below, looked_at)?;
         }
@@ -272,7 +295,6 @@ impl<'a> Planner<'a, '_> {
         if let Some(below) = self.stage_named(&name, number) {
             return Ok(Some(below));
         }
-        name.parse::<Reference>().map_err(|error| self.bad_base(stage, error.to_string()))?;
         let lower = name.to_lowercase();
         let mut later = self.dockerfile.stages[number + 1..].iter();
         if let Some(later) = later.find(|stage| stage.name.as_ref() == Some(&lower)) {
@@ -302,10 +324,16 @@ impl<'a> Planner<'a, '_> {
         }
         let stage = &self.dockerfile.stages[number];
         let platform = self.stage_platform(stage)?;
-        let base = self.base(number, stage, &platform)?;
-        let mut instructions = self.triggers(stage, &base)?;
-        let triggers = instructions.len();
-        instructions.extend(stage.instructions.iter().cloned());
+        let (base, instructions, triggers) = match self.replaced(stage) {
+            Some(name) => (self.context_base(number, stage, name, &platform)?, Vec::new(), 0),
+            None => {
+                let base = self.base(number, stage, &platform)?;
+                let mut instructions = self.triggers(stage, &base)?;
+                let triggers = instructions.len();
+                instructions.extend(stage.instructions.iter().cloned());
+                (base, instructions, triggers)
+            }
+        };
         let sources = self.sources(number, &instructions);
         if let Base::Stage(below) = base {
             self.visit(below)?;
@@ -405,16 +433,8 @@ impl<'a> Planner<'a, '_> {
 
     fn base(&self, number: usize, stage: &Stage, platform: &Platform) -> Result<Base, PlanError> {
         let name = self.base_name(stage)?;
-        let no_base = |failure| self.no_base(number, &name, failure);
         if self.images.has_context(&name) {
-            let image = self.images.context_image(&name, platform).map_err(no_base)?;
-            return match image {
-                Some(image) => Ok(Base::Image(Box::new(image), name)),
-                None => Err(self.bad_base(
-                    stage,
-                    format!("the build context {name:?} is a directory; FROM needs an image"),
-                )),
-            };
+            return self.context_base(number, stage, &name, platform);
         }
         if name == "scratch" {
             return Ok(Base::Scratch);
@@ -422,11 +442,32 @@ impl<'a> Planner<'a, '_> {
         if let Some(below) = self.stage_named(&name, number) {
             return Ok(Base::Stage(below));
         }
-        let reference: Reference = name
-            .parse()
-            .map_err(|error: crate::image::ImageError| self.bad_base(stage, error.to_string()))?;
+        let reference = self.reference(stage, &name)?;
+        let no_base = |failure| self.no_base(number, &name, failure);
         let image = self.images.image(&reference, platform).map_err(no_base)?;
         Ok(Base::Image(Box::new(image), name))
+    }
+
+    /// The context that is built instead of a stage, because it has its name.
+    fn replaced<'s>(&self, stage: &'s Stage) -> Option<&'s str> {
+        stage.name.as_deref().filter(|name| self.images.has_context(name))
+    }
+
+    fn context_base(
+        &self,
+        number: usize,
+        stage: &Stage,
+        name: &str,
+        platform: &Platform,
+    ) -> Result<Base, PlanError> {
+        let image = self.images.context_image(name, platform);
+        match image.map_err(|failure| self.no_base(number, name, failure))? {
+            Some(image) => Ok(Base::Image(Box::new(image), name.to_owned())),
+            None => Err(self.bad_base(
+                stage,
+                format!("the build context {name:?} is a directory; FROM needs an image"),
+            )),
+        }
     }
 
     /// The nearest stage of that name before `before`.

@@ -246,6 +246,10 @@ impl Evaluator<'_> {
             Instruction::Workdir(word) => self.workdir(word)?,
             Instruction::Volume(volume) => {
                 let paths = self.expand_all(&volume.paths)?;
+                if let Some(empty) = paths.iter().position(String::is_empty) {
+                    let what = format!("VOLUME {} is empty here", volume.paths[empty].text);
+                    return Err(StepErrorKind::Value(what));
+                }
                 self.config.config.volumes.extend(paths.iter().cloned());
                 configured(history::volume(&paths))
             }
@@ -358,10 +362,15 @@ impl Evaluator<'_> {
 
     fn workdir(&mut self, word: &Word) -> Result<Done, StepErrorKind> {
         let written = self.expand(word)?;
-        let dir = absolute(&working_dir(self.config), &written);
-        self.config.config.working_dir.clone_from(&dir);
-        let path = ImagePath::parse(dir.as_bytes())?;
-        let created_by = Some(history::workdir(&dir));
+        let current = working_dir(self.config);
+        // As in the reference, only a relative one is cleaned.
+        let told = match written.starts_with('/') {
+            true => written,
+            false => absolute(&current, &written),
+        };
+        let path = ImagePath::parse(absolute("/", &told).as_bytes())?;
+        let created_by = Some(history::workdir(&told));
+        self.config.config.working_dir = told;
         if path.is_root() {
             return Ok((Action::Configure, created_by));
         }

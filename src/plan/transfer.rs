@@ -3,7 +3,7 @@
 use super::origin::{Origin, resolve_origin};
 use super::step::{Action, AddStep, CopySource, CopyStep, StepErrorKind};
 use super::step::{Done, Evaluator, absolute, working_dir};
-use crate::dockerfile::{Add, Copy, GitRef, Source, Transfer, Word, expand_body, history};
+use crate::dockerfile::{Add, Chmod, Copy, GitRef, Source, Transfer, Word, expand_body, history};
 
 impl Evaluator<'_> {
     pub(super) fn copy(&mut self, copy: &Copy) -> Result<Done, StepErrorKind> {
@@ -64,7 +64,14 @@ impl Evaluator<'_> {
     ) -> Result<(CopyStep, history::Transferred), StepErrorKind> {
         let dest = self.expand(&files.dest)?;
         let expand = |word: &Option<Word>| word.as_ref().map(|word| self.expand(word)).transpose();
-        let (chown, chmod) = (expand(&files.chown)?, expand(&files.chmod)?);
+        // An empty one is none, also where only a variable made it empty.
+        let given = |text: &String| !text.is_empty();
+        let chown = expand(&files.chown)?.filter(given);
+        let chmod = expand(&files.chmod)?.filter(given);
+        if let Some(text) = &chmod {
+            let wrong = |error| StepErrorKind::Value(format!("--chmod: {error}"));
+            text.parse::<Chmod>().map_err(wrong)?;
+        }
         let mut sources = Vec::new();
         for source in &files.sources {
             sources.push(match source {
@@ -79,11 +86,6 @@ impl Evaluator<'_> {
                     CopySource::Inline(heredoc.name.clone(), body)
                 }
             });
-        }
-        if sources.len() > 1 && !dest.ends_with('/') && !matches!(dest.as_str(), "." | "..") {
-            return Err(StepErrorKind::Value(format!(
-                "several sources need a destination that is a directory: write {dest}/"
-            )));
         }
         let told = transferred(&sources, &dest, chown.as_ref(), chmod.as_ref());
         let dest = destination(&working_dir(self.config), &dest);

@@ -42,9 +42,19 @@ struct Parts {
     hint: Option<String>,
     cause: Option<Box<dyn Error + Send + Sync>>,
     status: ExitStatus,
+    /// What is wrong elsewhere and does not come of this one.
+    others: Vec<Failure>,
 }
 
 impl Failure {
+    /// The first one, which the others follow when it is told; [`None`] for none.
+    pub fn all_of(failures: Vec<Self>) -> Option<Self> {
+        let mut failures = failures.into_iter();
+        let mut first = failures.next()?;
+        first.0.others = failures.collect();
+        Some(first)
+    }
+
     /// A failure that is told by `message` alone: lower case, no full stop.
     pub fn new(message: impl Into<String>) -> Self {
         Self(Box::new(Parts {
@@ -53,6 +63,7 @@ impl Failure {
             hint: None,
             cause: None,
             status: ExitStatus::FAILURE,
+            others: Vec::new(),
         }))
     }
 
@@ -154,7 +165,7 @@ impl fmt::Display for Failure {
         if let Some(hint) = &self.0.hint {
             write!(f, "\nhint: {hint}")?;
         }
-        Ok(())
+        self.0.others.iter().try_for_each(|other| write!(f, "\n\n{other}"))
     }
 }
 
@@ -188,6 +199,15 @@ mod tests {
     fn an_excerpt_does_not_repeat_the_sentence() {
         let failure = Failure::new("D:1: bad").excerpt("error: bad\n --> D:1:1\n  | x");
         assert_eq!(failure.to_string(), "error: D:1: bad\n --> D:1:1\n  | x");
+    }
+
+    #[test]
+    fn several_failures_are_told_one_after_the_other() {
+        let failures = ["a", "b", "c"].map(|text| Failure::new(text).hint("mend it"));
+        let told = Failure::all_of(failures.into()).map(|all| all.to_string());
+        let want = "error: a\nhint: mend it\n\nerror: b\nhint: mend it\n\nerror: c\nhint: mend it";
+        assert_eq!(told.as_deref(), Some(want));
+        assert!(Failure::all_of(Vec::new()).is_none());
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl Accounts {
                 home: known.home.clone(),
             },
             None => Identity {
-                uid: number(user)?.ok_or_else(|| UnknownUser::User(user.to_owned()))?,
+                uid: id(user)?.ok_or_else(|| UnknownUser::User(user.to_owned()))?,
                 ..Identity::root()
             },
         };
@@ -106,24 +106,24 @@ impl Accounts {
         Ok(identity)
     }
 
-    /// What `--chown=user[:group]` means: both ids, the group being the user's own number when
-    /// none is given and the user is a bare number, as BuildKit has it.
+    /// What `--chown=user[:group]` means, and USER for a directory that WORKDIR makes: both ids, the
+    /// group being the user's own number when none is given and the user is a bare number, as BuildKit
+    /// has it. What is left out beside a colon is root's.
     ///
     /// # Errors
     /// A name that the image does not have.
     pub fn owner(&self, spec: &str) -> Result<(u32, u32), UnknownUser> {
-        let (user, group) = split(spec);
-        let uid = match number(user)? {
-            Some(uid) => uid,
-            None => self.named(user)?.uid,
+        let (user, group) = match spec.split_once(':') {
+            Some((user, group)) => (user, Some(group)),
+            None => (spec, None),
         };
-        let gid = match (group, number(user)?) {
-            (Some(group), _) => match number(group)? {
-                Some(gid) => gid,
-                None => self.group(group)?,
-            },
-            (None, Some(uid)) => uid,
-            (None, None) => self.named(user)?.gid,
+        let (uid, own) = match id(user)? {
+            Some(uid) => (uid, uid),
+            None => self.named(user).map(|user| (user.uid, user.gid))?,
+        };
+        let gid = match group {
+            None => own,
+            Some(group) => id(group)?.map_or_else(|| self.group(group), Ok)?,
         };
         Ok((uid, gid))
     }
@@ -139,7 +139,7 @@ impl Accounts {
         if let Some(group) = self.groups.iter().find(|group| group.name == name) {
             return Ok(group.gid);
         }
-        number(name)?.ok_or_else(|| UnknownUser::Group(name.to_owned()))
+        id(name)?.ok_or_else(|| UnknownUser::Group(name.to_owned()))
     }
 
     fn memberships(&self, user: &str) -> Vec<u32> {
@@ -190,6 +190,11 @@ fn split(spec: &str) -> (&str, Option<&str>) {
     }
 }
 
+/// The id that needs no file to be known: a number, and root's, whom images without files have too.
+fn id(text: &str) -> Result<Option<u32>, UnknownUser> {
+    if matches!(text, "" | "root") { Ok(Some(0)) } else { number(text) }
+}
+
 /// A text of digits as an id; other texts are names. The highest id means "unchanged" to the kernel.
 fn number(text: &str) -> Result<Option<u32>, UnknownUser> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -236,6 +241,16 @@ mod tests {
     }
 
     #[test]
+    fn root_needs_no_files() {
+        let none = Accounts::default();
+        for spec in ["", "root", "0", "root:root", ":root"] {
+            let who = none.identity(spec).expect(spec);
+            assert_eq!((who.uid, who.gid), (0, 0), "{spec}");
+            assert_eq!(none.owner(spec).expect(spec), (0, 0), "{spec}");
+        }
+    }
+
+    #[test]
     fn an_owner_may_be_a_number_nobody_knows() {
         let told = |spec: &str| match accounts().owner(spec) {
             Ok((uid, gid)) => format!("{uid}:{gid}"),
@@ -247,6 +262,11 @@ mod tests {
             ("1000", "1000:1000"),
             ("7:8", "7:8"),
             ("55:app", "55:1001"),
+            ("root", "0:0"),
+            ("root:app", "0:1001"),
+            (":8", "0:8"),
+            ("7:", "7:0"),
+            ("", "0:0"),
             ("who", "the image has no user \"who\" in /etc/passwd"),
         ] {
             assert_eq!(told(spec), want, "{spec:?}");

@@ -20,10 +20,10 @@ use thiserror::Error;
 use tracer::Interrupt;
 
 use super::attributes::{mtime, named, node, xattrs_of};
-use super::chmod::Chmod;
 use super::selection::{Part, Verdict};
 use super::sources::{Found, SourceTree, clean, open_file, split_last, stat_at};
 use crate::context::Ignore;
+use crate::dockerfile::Chmod;
 use crate::rootfs::{Metadata, Rootfs, names_in};
 
 /// Why files could not be copied.
@@ -52,15 +52,15 @@ pub enum CopyError {
         /// As written.
         pattern: String,
     },
-    /// Several sources into something that is no directory.
-    #[error("several sources need a destination that is a directory: end {dest} with a /")]
-    NeedsDirectory {
-        /// As written.
-        dest: String,
-    },
     /// `--parents` does not follow links after the pivot, so there is nothing to copy.
     #[error("{path}: --parents follows no links, and one leads there: put /./ behind it")]
     BehindLink {
+        /// As written.
+        path: String,
+    },
+    /// A source of `--parents` that has to be there, and that `--exclude` takes away.
+    #[error("{path}: --exclude leaves nothing of it")]
+    AllExcluded {
         /// As written.
         path: String,
     },
@@ -246,7 +246,11 @@ impl<'a> Copier<'a> {
         let dest = self.resolve(dest)?;
         let copied = |path: &ImagePath| *path != dest && path.starts_with(&dest);
         if parents.exact && parents.only.is_some() && !self.written[before..].iter().any(copied) {
-            return Err(CopyError::BehindLink { path: written.to_owned() });
+            let path = written.to_owned();
+            return Err(match &self.rules.exclude {
+                Some(_) => CopyError::AllExcluded { path },
+                None => CopyError::BehindLink { path },
+            });
         }
         Ok(())
     }
@@ -319,6 +323,12 @@ impl<'a> Copier<'a> {
         {
             return Ok(path.join(name.as_bytes())?);
         }
+        if self.written.contains(&path) {
+            let name = name.display();
+            tracing::warn!(
+                "{name} replaces an earlier source at {path}, which is no directory yet: end it with a /"
+            );
+        }
         if let Some(parent) = path.parent() {
             self.make_dirs(&parent)?;
         }
@@ -355,7 +365,8 @@ impl<'a> Copier<'a> {
         let write = |source| CopyError::Write { path: path.clone(), source };
         self.rootfs.tree().make_dir(path, 0o755).map_err(write)?;
         let mode = match &self.rules.mode {
-            Some(Chmod::Absolute(mode)) => *mode,
+            // As in the reference, what is made on the way has no set-id bits.
+            Some(Chmod::Absolute(mode)) => *mode & 0o777,
             _ => 0o755,
         };
         let owner = self.rules.owner.unwrap_or((0, 0));

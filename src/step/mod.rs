@@ -4,7 +4,6 @@
 
 pub mod add;
 mod attributes;
-mod chmod;
 mod contents;
 mod copy;
 mod known;
@@ -16,13 +15,12 @@ mod selection;
 mod sources;
 mod workdir;
 
-pub use chmod::{BadMode, Chmod};
 pub use contents::{Wanted, contents, contents_of};
 pub use copy::{Copier, CopyError, CopyRules};
 pub use known::KnownFiles;
 pub use mounts::{
     AgentSource, BadKey, CacheDir, CacheError, CacheHold, CacheKey, CacheStore, Content, KeyRing,
-    MountError, Mounted, Mounts, Trimmed,
+    MountError, Mounted, Mounts, StoredCache, Trimmed,
 };
 pub use run::{Ran, RunError, Runner, run};
 pub use sources::{Found, SourceTree};

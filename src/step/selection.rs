@@ -120,7 +120,7 @@ impl SourceTree<'_> {
         let exact = !has_wildcard(start) && !has_wildcard(&pattern);
         let mut starts = self.find(start)?;
         if exact && !pattern.is_empty() {
-            self.find(written)?;
+            self.there(written)?;
         }
         // The last one of a name counts, so the order is that of the names.
         starts.sort_by(|a, b| a.path.cmp(&b.path));

@@ -101,6 +101,27 @@ impl<'a> SourceTree<'a> {
         found.ok_or(CopyError::Ignored { path: written.to_owned() })
     }
 
+    /// Whether a plain path is there. A link at its end need not lead anywhere: it is what is copied.
+    ///
+    /// # Errors
+    /// It does not exist, or is ignored.
+    pub(super) fn there(&self, written: &str) -> Result<(), CopyError> {
+        let path = clean(written);
+        let path = Path::new(&path);
+        match self.find_plain(written) {
+            Err(CopyError::NotFound { .. }) if self.is_link(path) => Ok(()),
+            found => found.map(drop),
+        }
+    }
+
+    fn is_link(&self, path: &Path) -> bool {
+        let parent = path.parent().and_then(|parent| self.resolve(parent).ok());
+        let real = parent.zip(path.file_name()).map(|(parent, name)| parent.join(name));
+        real.filter(|real| !self.ignores(real))
+            .and_then(|real| std::fs::symlink_metadata(self.path.join(real)).ok())
+            .is_some_and(|metadata| metadata.is_symlink())
+    }
+
     /// Where a source is on this machine.
     pub fn path_of(&self, found: &Found) -> PathBuf {
         self.path.join(&found.path)

@@ -23,7 +23,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
 use crate::tracee::Tracee;
 
@@ -105,9 +105,10 @@ impl Pairing {
             self.everywhere = None;
             return;
         }
-        self.lease.get_or_insert_with(|| Lease::start(*everywhere, self.term)).begin(tid);
+        let lease = self.lease.get_or_insert_with(|| Lease::start(*everywhere, self.term));
         // It runs there.
         let _ = sched_setaffinity(None, &here);
+        lease.begin(tid);
         (self.joined, self.has_joined) = (Some(tid), true);
     }
 
@@ -162,10 +163,7 @@ impl Pairing {
     /// Nothing is confined after this.
     fn part(&mut self) {
         let Some(tid) = self.joined.take() else { return };
-        if let Some(lease) = &self.lease {
-            lease.end();
-            let _ = sched_setaffinity(None, &lease.shared.everywhere);
-        }
+        self.lease.as_ref().inspect(|lease| lease.end());
         self.let_go = Some(tid);
     }
 
@@ -293,7 +291,8 @@ fn running() -> Option<u32> {
     text.split_ascii_whitespace().nth(3)?.split_once('/')?.0.parse().ok()
 }
 
-/// Ends a confinement of which nothing is heard for a while.
+/// Ends a confinement of which nothing is heard for a while: the two may be
+/// waiting for somebody who keeps their processor.
 struct Lease {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -302,7 +301,8 @@ struct Lease {
 struct Shared {
     everywhere: CpuSet,
     term: Duration,
-    /// Who is confined; 0 for nobody. Who takes it out sets it free.
+    tracer: i32,
+    /// Who is confined beside the tracer; 0 for nobody. Who takes it out sets it free.
     tid: AtomicI32,
     stops: AtomicU32,
     is_over: AtomicBool,
@@ -313,6 +313,7 @@ impl Lease {
         let shared = Arc::new(Shared {
             everywhere,
             term,
+            tracer: gettid().as_raw_nonzero().get(),
             tid: AtomicI32::new(0),
             stops: AtomicU32::new(0),
             is_over: AtomicBool::new(false),
@@ -344,7 +345,9 @@ impl Lease {
 
     /// Ends it for one that is gone.
     fn forget(&self) {
-        self.shared.tid.store(0, Ordering::Release);
+        if self.shared.tid.swap(0, Ordering::AcqRel) != 0 {
+            free(self.shared.tracer, &self.shared.everywhere);
+        }
     }
 }
 
@@ -367,9 +370,10 @@ impl Shared {
                 thread::park();
                 continue;
             }
-            let before = self.stops.load(Ordering::Relaxed);
+            let (began, before) = (Instant::now(), self.stops.load(Ordering::Relaxed));
             thread::park_timeout(self.term);
-            if self.stops.load(Ordering::Relaxed) == before {
+            // It may have been woken for a new confinement.
+            if began.elapsed() >= self.term && self.stops.load(Ordering::Relaxed) == before {
                 self.free();
             }
         }
@@ -379,6 +383,7 @@ impl Shared {
         let tid = self.tid.swap(0, Ordering::AcqRel);
         if tid != 0 {
             free(tid, &self.everywhere);
+            free(self.tracer, &self.everywhere);
         }
     }
 }
@@ -443,8 +448,7 @@ mod tests {
         let all = pairing.everywhere.as_ref()?.count();
         let (sleeper, tid) = Sleeper::start();
         pairing.join(tid);
-        assert_eq!(processors(0), 1, "the tracer is confined");
-        assert!(term < LONG || processors(tid) == 1, "so is the tracee");
+        assert!(term < LONG || (processors(tid), processors(0)) == (1, 1), "both are confined");
         Some((pairing, sleeper, tid, all))
     }
 
@@ -470,7 +474,7 @@ mod tests {
         drop(pairing);
         assert_eq!((processors(tid), processors(0)), (all, all));
         let Some((_pairing, _sleeper, tid, all)) = joined(Duration::ZERO) else { return };
-        while processors(tid) != all {
+        while (processors(tid), processors(0)) != (all, all) {
             thread::yield_now();
         }
     }

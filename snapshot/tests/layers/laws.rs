@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::Command;
 
 use proptest::prelude::*;
-use snapshot::{ImagePath, Index, Suspects, listing};
+use snapshot::{
+    Compression, ImagePath, Index, Options, Sha256, Suspects, Timestamp, listing, pack,
+};
 
 use crate::sandbox::{Sandbox, make_fifo, path, set_mtime};
 use crate::unpack::unpack;
@@ -52,6 +54,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Nothing),
     ]
 }
+
+type Program = [(usize, Op)];
 
 fn program(length: usize) -> impl Strategy<Value = Vec<(usize, Op)>> {
     prop::collection::vec((0..NAMES.len(), op()), 0..length)
@@ -148,6 +152,55 @@ pub(crate) fn portrait(index: &Index) -> String {
         })
         .collect();
     format!("{}{}", listing::tree(index), contents.join("\n"))
+}
+
+/// Digests of the layer, in each format, of a step after a base, where other files were made before them.
+fn digests(
+    (base, step): (&Program, &Program),
+    others: usize,
+    threads: usize,
+) -> Vec<(Sha256, Sha256)> {
+    let sandbox = Sandbox::new("/");
+    for other in 0..others {
+        fs::write(sandbox.layers().join(other.to_string()), "").unwrap();
+    }
+    for (name, op) in base {
+        perform(&sandbox, NAMES[*name], *op, &mut Touched::default());
+    }
+    // What the step writes is then later than this, however coarse the clock is.
+    for name in
+        NAMES.iter().chain(&["/"]).filter(|name| sandbox.at(name).symlink_metadata().is_ok())
+    {
+        set_mtime(&sandbox.at(name), 1_000, 0);
+    }
+    let index = sandbox.index();
+    for (name, op) in step {
+        perform(&sandbox, NAMES[*name], *op, &mut Touched::default());
+    }
+    let difference = sandbox.walk(&index);
+    let formats = [
+        Compression::None,
+        Compression::Gzip { level: 1 },
+        Compression::Zstd { level: 1 },
+        Compression::Estargz { level: 1 },
+        Compression::ZstdChunked { level: 1 },
+    ];
+    let packed = formats.map(|compression| {
+        let options = Options { compression, threads, latest: Some(Timestamp::new(2_000, 0)) };
+        pack(sandbox.root(), &mut difference.clone(), &sandbox.layers(), options).unwrap()
+    });
+    packed.iter().map(|layer| (layer.digest, layer.diff_id)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Of the third law, what is about bytes: nothing of the place, the time or the machine is in them.
+    #[test]
+    fn the_same_step_gives_the_same_bytes_anywhere(base in program(20), step in program(12), others in 1_usize..40) {
+        let here = digests((&base, &step), 0, 1);
+        prop_assert_eq!(digests((&base, &step), others, 2), here);
+    }
 }
 
 proptest! {

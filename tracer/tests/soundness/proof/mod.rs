@@ -17,6 +17,6 @@ pub(crate) use scene::{Place, Scene, cstring, mount};
 /// Where guests and answers lie, in the sources.
 fn tests() -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let is_own = package.ends_with("tracer");
+    let is_own = env!("CARGO_PKG_NAME") == "tracer"; // and not that of `integration`
     if is_own { package.join("tests") } else { package.join("tracer/tests") }
 }
