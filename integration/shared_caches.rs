@@ -211,6 +211,27 @@ fn what_is_shared_and_what_is_not() {
 }
 
 #[test]
+fn a_cache_that_is_here_is_sent_when_it_changed_or_is_not_known_there() {
+    let (registry, caches) = (Registry::start(Access::Plain), tempfile::tempdir().unwrap());
+    let here = |script: &str, flag: &str| {
+        let build = machine(Place::Host, &registry, script).share("caches", caches.path());
+        build.flags(["--cache-dir={caches}", flag]).run().succeeded()
+    };
+    here("echo 1 > /c/one", "--cache-mounts=local");
+    assert_eq!(written(&registry), [""; 0]);
+    for (script, times) in [
+        ("test $(cat /c/one) = 1", 1),
+        ("test $(cat /c/one) = 1", 1),
+        ("echo 2 > /c/two", 2),
+        ("test $(cat /c/two) = 2", 2),
+    ] {
+        let ended = here(script, "--cache-mounts=registry");
+        assert_eq!(written(&registry).len(), times, "{script}\n{}", ended.log);
+    }
+    run(&registry, "test $(cat /c/one)$(cat /c/two) = 12");
+}
+
+#[test]
 fn a_registry_that_is_not_there_ends_no_build() {
     let dockerfile = "FROM busybox\nRUN --mount=type=cache,target=/c echo 1 > /c/one\n";
     let ended = on_busybox(Place::Host, dockerfile)
