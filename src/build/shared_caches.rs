@@ -7,7 +7,7 @@
 //! write wins. A cache is a convenience, so nothing about this ends a build: what cannot be fetched is an
 //! empty cache and a warning.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use super::layers::layer;
 use super::work::WorkDir;
 use crate::cache::{MountImage, mount_tag};
 use crate::image::{Flavor, Image, ImageLayer, Platform, Reference, Repository};
-use crate::registry::Registry;
+use crate::registry::{Registry, RegistryError};
 use crate::report::{Explain as _, Failure, bytes};
 use crate::rootfs::{Exclusions, Rootfs};
 use crate::step::{CacheDir, CacheKey, CacheStore};
@@ -67,14 +67,19 @@ struct Used {
     sound: bool,
 }
 
-/// The caches that this build uses, by their directories.
+/// The caches that this build uses.
 #[derive(Default)]
-pub(super) struct UsedCaches(RefCell<BTreeMap<PathBuf, Used>>);
+pub(super) struct UsedCaches {
+    /// By their directories.
+    all: RefCell<BTreeMap<PathBuf, Used>>,
+    /// Whether the repository did not answer in time: then nothing is sent there either.
+    silent: Cell<bool>,
+}
 
 impl UsedCaches {
     /// A step succeeded: what it left behind is worth sharing.
     pub(super) fn step_succeeded(&self) {
-        self.0.borrow_mut().values_mut().for_each(|used| used.sound = true);
+        self.all.borrow_mut().values_mut().for_each(|used| used.sound = true);
     }
 }
 
@@ -94,7 +99,8 @@ impl Builder<'_> {
     /// # Errors
     /// The directory is neither filled nor empty.
     pub(super) fn import(&self, key: &CacheKey, dir: &Path) -> Result<Opened, Failure> {
-        let Some(shared) = &self.order.mounts.shared else { return Ok(Opened::New) };
+        let shared = self.order.mounts.shared.as_ref().filter(|_| !self.caches.silent.get());
+        let Some(shared) = shared else { return Ok(Opened::New) };
         let (image, said) = match self.pull_cache(shared, key) {
             Ok(Some(pulled)) => pulled,
             Ok(None) => return Ok(Opened::New),
@@ -140,6 +146,10 @@ impl Builder<'_> {
         let name = reference(&shared.repository, &tag)?;
         let image = match self.registry.pull_within(shared.wait, &name, platform) {
             Err(error) if error.is_not_found() => return Ok(None),
+            Err(error @ RegistryError::Late(_)) => {
+                self.caches.silent.set(true);
+                return Err(format!("{error}; no cache is shared by this build (--cache-timeout)"));
+            }
             pulled => pulled.map_err(|error| error.to_string())?,
         };
         let said = MountImage::read(&tag, image.annotations()).map_err(|it| it.to_string())?;
@@ -154,7 +164,7 @@ impl Builder<'_> {
         if self.order.mounts.shared.is_none() {
             return;
         }
-        let mut all = self.caches.0.borrow_mut();
+        let mut all = self.caches.all.borrow_mut();
         if let (Opened::Here, Some(used)) = (&opened, all.get_mut(&dir.path)) {
             used.sound = false;
             return;
@@ -178,7 +188,8 @@ impl Builder<'_> {
     /// The caches that are to go to the repository: those that no step failed with. Each is answered once.
     pub(super) fn exports(&self) -> Exports<'_> {
         let wanted = self.order.mounts.shared.as_ref().filter(|shared| shared.push);
-        let used = std::mem::take(&mut *self.caches.0.borrow_mut());
+        let wanted = wanted.filter(|_| !self.caches.silent.get());
+        let used = std::mem::take(&mut *self.caches.all.borrow_mut());
         let (created, platform) = (&self.order.created, &self.order.platform);
         let (registry, work, interrupt) = (self.registry, self.work, self.interrupt);
         let caches = used.into_iter().filter(|(_, used)| used.sound).collect();
