@@ -133,6 +133,62 @@ fn a_registry_is_listed_explained_and_pruned() {
     a_cache_is_pruned(&place);
 }
 
+/// Builds on a machine with this directory of caches, one called `pip` and one called `apt`.
+fn with_mounts(registry: &Registry, caches: &Path) {
+    let dockerfile = "FROM busybox\n\
+        RUN --mount=type=cache,id=pip,target=/c seq 1 30000 > /c/pip\n\
+        RUN --mount=type=cache,id=apt,target=/c,mode=0700 seq 1 3000 > /c/apt\n";
+    Build::of(dockerfile)
+        .base("busybox", base::busybox())
+        .share("caches", caches)
+        .flags(["--cache-dir={caches}", "--insecure", "--cache-mounts=registry"])
+        .flag(format!("--cache-repo={}", registry.reference("cache")))
+        .run()
+        .succeeded();
+}
+
+#[test]
+fn caches_of_mounts_are_seen_and_pruned_where_they_are() {
+    let (registry, caches) = (Registry::start(Access::Plain), tempfile::tempdir().unwrap());
+    with_mounts(&registry, caches.path());
+
+    let place = registry.reference("cache");
+    let listed = json(&["ls", &place, "--insecure"]);
+    let shared = listed["entries"].as_array().expect("a list");
+    let mut names: Vec<_> = shared.iter().filter_map(|it| it["mount"].as_str()).collect();
+    names.sort_unstable();
+    assert_eq!((names, &listed["others"]), (vec!["apt", "pip"], &Value::from(0)), "{listed}");
+    let table = told(&["ls", &place, "--insecure"]);
+    assert!(table.contains("cache \"pip\" for linux/"), "{table}");
+    let pip = shared.iter().find(|it| it["mount"] == "pip").expect("it is there");
+    let explained =
+        told(&["explain", &place, "--insecure", &pip["key"].as_str().expect("a key")[..16]]);
+    assert!(explained.contains("content  168.9 kB in 1 layer\n"), "{explained}");
+    told(&["prune", &place, "--insecure", "--all"]);
+    assert_eq!(json(&["ls", &place, "--insecure"])["entries"], serde_json::json!([]));
+
+    let place = format!("mounts:{}", caches.path().display());
+    let listed = json(&["ls", &place]);
+    let local = listed["caches"].as_array().expect("a list");
+    assert_eq!(local.len(), 2, "{listed}");
+    // What was used last comes first.
+    assert!(local[0]["key"].as_str().is_some_and(|it| it.starts_with("id \"apt\"")), "{listed}");
+    let table = told(&["ls", &place]);
+    assert!(table.lines().count() == 4 && table.contains("\"pip\""), "{table}");
+    let name = local[0]["name"].as_str().expect("a name");
+    assert!(told(&["explain", &place, &name[..12]]).contains("  mode Some(\"700\")\n"));
+    let keep = format!("--keep={}", local[0]["bytes"]);
+    let would = told(&["prune", &place, &keep, "--dry-run"]);
+    assert!(would.contains("1 cache, ") && would.contains("would be emptied; 1 of "), "{would}");
+    assert_eq!(json(&["ls", &place]), listed, "nothing went");
+    told(&["prune", &place, &keep]);
+    let left = json(&["ls", &place]);
+    assert_eq!(left["caches"], serde_json::json!([local[0]]));
+    assert!(told(&["prune", &place, "--older-than=1h"]).starts_with("0 caches, 0 B emptied; 1 of"));
+    told(&["prune", &place, "--all"]);
+    assert_eq!(json(&["ls", &place])["bytes"], 0);
+}
+
 #[test]
 fn what_is_damaged_is_listed_and_goes_with_all() {
     let store = tempfile::tempdir().unwrap();
@@ -159,6 +215,7 @@ fn what_makes_no_sense_is_refused() {
         (&["prune", &dir, "--keep=much"], "--keep=much: no size"),
         (&["prune", &dir, "--older-than=6"], "--older-than=6: no duration"),
         (&["explain", &dir, "abc"], "no entry is called abc"),
+        (&["ls", "mounts:/does/not"], "there are no caches of mounts in /does/not"),
         (&["ls", "127.0.0.1:1/cache"], "list the tags of 127.0.0.1:1/cache"),
     ] {
         let output = cache(arguments);

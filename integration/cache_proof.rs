@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::base;
 use crate::executor::{Build, Place, static_executor};
+use crate::faulty::{Fault, Faulty};
 use crate::image::{Image, compare};
 use crate::language::cases;
 use crate::registry::{Access, Registry};
@@ -160,6 +161,34 @@ fn a_registry_that_loses_and_spoils_costs_time_only() {
         want.insert("/f".to_owned(), tree["/f"].clone());
         let differences = compare(&tree, &want);
         assert_eq!(differences, [] as [String; 0], "{part} {damage}\n{}", second.log);
+    }
+}
+
+#[test]
+fn a_registry_that_delays_is_waited_for_within_a_limit() {
+    let registry = Registry::start(Access::Plain);
+    let faulty = Faulty::before(registry.address());
+    let look_up = "GET /v2/cache/manifests/";
+    let build = |rules: &[(&str, usize, Fault)]| {
+        faulty.rules(rules.iter().map(|(at, n, it)| ((*at).to_owned(), *n, it.clone())).collect());
+        let dockerfile = "FROM busybox\nRUN echo 1 > /one\nRUN echo 2 > /two\n";
+        let build = Build::of(dockerfile).base("busybox", base::busybox());
+        let flags = ["--insecure", "--cache", "--cache-timeout=2s", "--reproducible"];
+        let repository = format!("--cache-repo={}/cache", faulty.address());
+        build.flags(flags).flag(repository).run().succeeded()
+    };
+    let want = build(&[]).image().digest;
+    for (what, rules, hits) in [
+        ("nobody answers", vec![(look_up, 99, Fault::Stall)], 0),
+        ("one answer is missing", vec![(look_up, 1, Fault::Stall)], 1),
+        ("all answers are slow", vec![(look_up, 99, Fault::Drip(20))], 2),
+    ] {
+        let ended = build(&rules);
+        assert_eq!(ended.image().digest, want, "{what}");
+        assert_eq!(ended.log.matches("Cached: ").count(), hits, "{what}\n{}", ended.log);
+        let told = ended.log.matches("goes on without it (--cache-timeout)").count();
+        assert_eq!(told, usize::from(hits < 2), "{what}\n{}", ended.log);
+        assert!(faulty.seen("PUT /v2/cache/").is_empty(), "{what}");
     }
 }
 

@@ -14,6 +14,8 @@ use std::time::Duration;
 pub(crate) enum Fault {
     /// The registry is not asked: a status, headers, and a body.
     Answer(u16, Vec<(&'static str, String)>, &'static str),
+    /// The registry is not asked, and nobody answers until the client ends the connection.
+    Stall,
     /// The server has done what it was asked, nothing of its answer comes, and the connection is reset.
     Silence,
     /// So many bytes of the body come, then the connection is reset.
@@ -128,6 +130,10 @@ fn serve(mut client: TcpStream, target: &str, state: &Mutex<State>) -> Option<()
         std::io::copy(&mut requests, &mut std::io::sink()).ok()?;
         return Some(());
     }
+    if matches!(fault, Some(Fault::Stall)) {
+        std::io::copy(&mut requests, &mut std::io::sink()).ok()?;
+        return Some(());
+    }
     let mut server = TcpStream::connect(target).ok()?;
     let kept: Vec<&str> = head
         .trim_end()
@@ -175,7 +181,7 @@ fn pass(server: &TcpStream, client: &mut TcpStream, fault: Option<&Fault>) -> Op
     }
     client.write_all(head.as_bytes()).ok()?;
     match fault {
-        None | Some(Fault::Answer(..) | Fault::Silence) => {
+        None | Some(Fault::Answer(..) | Fault::Stall | Fault::Silence) => {
             std::io::copy(&mut answers, client).ok()?;
         }
         Some(Fault::Reset(end) | Fault::Cut(end)) => {

@@ -105,6 +105,7 @@ fn build(store: &Store, service: usize, versions: &Versions, size: usize, sum: &
         by_reads: false,
         push: true,
         now: 1_700_000_000,
+        wait: Duration::from_secs(60),
         bases: None,
     };
     let client =

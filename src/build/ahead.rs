@@ -43,6 +43,7 @@ impl Keyed {
             Miss::Expired(created) => format!("it expired, it is of {created}"),
             Miss::Other => "an earlier command had another outcome".to_owned(),
             Miss::Unusable(why) => why,
+            Miss::Late => "the cache did not answer in time".to_owned(),
             Miss::Absent => self.why_absent(cache, platform),
         }
     }

@@ -1,5 +1,6 @@
 //! What is in a cache, for people who want to see it, explain it or make room.
 //!
+//! Caches of mounts are entries, too, where builds share them by way of a repository.
 //! Only entries are ever named or removed: a layout or a repository may hold
 //! other images, too, and those are counted and left alone.
 
@@ -9,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
+use super::mount_image::{self, MountImage};
 use super::{Entry, Layout, LayoutError, Miss, Place, Record};
 use crate::image::{Digest, Manifest, Platform, Repository};
 use crate::plan::Key;
@@ -25,11 +27,33 @@ pub enum InventoryError {
     Layout(#[from] LayoutError),
 }
 
+/// What an entry is.
+#[derive(Debug)]
+pub enum Content {
+    /// The layer of a step.
+    Layer(Box<Entry>),
+    /// A cache of mounts.
+    Mount(MountImage),
+}
+
+impl Content {
+    /// When it was made, in seconds since 1970.
+    #[must_use]
+    pub fn created_seconds(&self) -> i64 {
+        match self {
+            Self::Layer(entry) => entry.created_seconds,
+            Self::Mount(mount) => mount.created_seconds,
+        }
+    }
+}
+
 /// One entry of a cache.
 #[derive(Debug)]
 pub struct Kept {
     /// Its name.
     pub key: Key,
+    /// Its tag, which is the name or ends with it.
+    pub tag: String,
     /// Its manifest.
     pub manifest: Digest,
     /// What its blobs take.
@@ -37,14 +61,14 @@ pub struct Kept {
     /// When it was used last, in seconds since 1970; only directories know.
     pub used: Option<i64>,
     /// What it is, or why no build can use it.
-    pub entry: Result<Entry, String>,
+    pub entry: Result<Content, String>,
 }
 
 impl Kept {
     /// When somebody last had to do with it, in seconds since 1970, as far as that is known.
     #[must_use]
     pub fn last_seen(&self) -> Option<i64> {
-        let made = self.entry.as_ref().ok().map(|entry| entry.created_seconds);
+        let made = self.entry.as_ref().ok().map(Content::created_seconds);
         self.used.or(made)
     }
 }
@@ -119,15 +143,13 @@ impl Place {
         registry: &Registry,
     ) -> Result<Inventory, InventoryError> {
         let tags = registry.tags(repository)?;
-        let keys: Vec<Key> = tags.iter().filter_map(|tag| Key::parse(tag)).collect();
         let others = tags.iter().filter(|tag| !is_ours(tag)).count();
-        let answers = self.manifests(registry, &keys);
-        let entries = keys.into_iter().zip(answers).filter_map(|(key, answer)| match answer {
-            Ok(manifest) => Some(self.kept(key, &manifest?, None)),
-            Err(Miss::Unusable(why)) => {
-                Some(Kept { key, manifest: Digest::of(b""), bytes: 0, used: None, entry: Err(why) })
-            }
-            Err(Miss::Absent | Miss::Expired(_) | Miss::Other) => None,
+        let tags: Vec<String> = tags.into_iter().filter(|tag| key_in(tag).is_some()).collect();
+        let answers = self.of_tags(registry, Duration::MAX, &tags);
+        let entries = tags.into_iter().zip(answers).filter_map(|(tag, answer)| match answer {
+            Ok(manifest) => self.kept(tag, &manifest?, None),
+            Err(Miss::Unusable(why)) => unreadable(tag, Digest::of(b""), None, why),
+            Err(Miss::Absent | Miss::Expired(_) | Miss::Other | Miss::Late) => None,
         });
         Ok(Inventory::of(entries.collect(), others))
     }
@@ -137,31 +159,31 @@ impl Place {
         let others = listed.iter().filter(|it| !is_ours(&it.tag)).count();
         let mut entries = Vec::new();
         for one in listed {
-            let Some(key) = Key::parse(&one.tag) else { continue };
             let used = seconds(one.used);
-            entries.push(match layout.manifest(&one.descriptor) {
-                Ok(manifest) => self.kept(key, &manifest, used),
-                Err(error) => Kept {
-                    key,
-                    manifest: one.descriptor.digest,
-                    bytes: 0,
-                    used,
-                    entry: Err(error.to_string()),
-                },
+            entries.extend(match layout.manifest(&one.descriptor) {
+                Ok(manifest) => self.kept(one.tag, &manifest, used),
+                Err(error) => unreadable(one.tag, one.descriptor.digest, used, error.to_string()),
             });
         }
         Ok(Inventory::of(entries, others))
     }
 
-    fn kept(&self, key: Key, manifest: &Manifest, used: Option<i64>) -> Kept {
+    /// The entry of this tag, if it is that of one.
+    fn kept(&self, tag: String, manifest: &Manifest, used: Option<i64>) -> Option<Kept> {
+        let key = key_in(&tag)?;
         let layers: u64 = manifest.layers.iter().map(|layer| layer.size).sum();
         let bytes = layers + manifest.config.size + manifest.raw.len() as u64;
-        let entry = Entry::read(key, manifest, self.blob()).map_err(|error| error.to_string());
-        let entry = entry.and_then(|entry| {
-            self.check_layer(&entry.layer)?;
-            Ok(entry)
-        });
-        Kept { key, manifest: manifest.digest(), bytes, used, entry }
+        let entry = if mount_image::key_of(&tag).is_some() {
+            let said = MountImage::read(&tag, &manifest.annotations);
+            said.map(Content::Mount).map_err(|error| error.to_string())
+        } else {
+            let entry = Entry::read(key, manifest, self.blob()).map_err(|error| error.to_string());
+            entry.and_then(|entry| {
+                self.check_layer(&entry.layer)?;
+                Ok(Content::Layer(Box::new(entry)))
+            })
+        };
+        Some(Kept { key, tag, manifest: manifest.digest(), bytes, used, entry })
     }
 
     /// What an entry was made of, if it tells.
@@ -174,7 +196,8 @@ impl Place {
         key: Key,
         platform: &Platform,
     ) -> Result<Option<Record>, String> {
-        self.image(registry, &key.to_string(), platform).map(|image| Record::read(&image))
+        self.image(registry, Duration::MAX, &key.to_string(), platform)
+            .map(|image| Record::read(&image))
     }
 
     /// The key of the last entry of the same step.
@@ -185,7 +208,7 @@ impl Place {
         record: &Record,
         platform: &Platform,
     ) -> Option<Key> {
-        let image = self.image(registry, &record.last_tag(), platform).ok()?;
+        let image = self.image(registry, Duration::MAX, &record.last_tag(), platform).ok()?;
         Entry::key_of(&image)
     }
 
@@ -206,7 +229,7 @@ impl Place {
             }
             Self::Layout(layout) => {
                 let keys: BTreeMap<String, Digest> =
-                    entries.iter().map(|kept| (kept.key.to_string(), kept.manifest)).collect();
+                    entries.iter().map(|kept| (kept.tag.clone(), kept.manifest)).collect();
                 Ok(layout.remove(|tag, manifest| {
                     keys.get(tag) == Some(&manifest)
                         || is_further(tag) && manifests.contains(&manifest)
@@ -216,9 +239,19 @@ impl Place {
     }
 }
 
+fn unreadable(tag: String, manifest: Digest, used: Option<i64>, why: String) -> Option<Kept> {
+    let key = key_in(&tag)?;
+    Some(Kept { key, tag, manifest, bytes: 0, used, entry: Err(why) })
+}
+
+/// The name in the tag of an entry.
+fn key_in(tag: &str) -> Option<Key> {
+    Key::parse(tag).or_else(|| mount_image::key_of(tag))
+}
+
 /// Whether a tag is that of an entry.
 pub(super) fn is_ours(tag: &str) -> bool {
-    Key::parse(tag).is_some() || is_further(tag)
+    key_in(tag).is_some() || is_further(tag)
 }
 
 /// Whether a tag says which entry of a step or command was written last.
@@ -239,7 +272,8 @@ mod tests {
     fn kept(name: u8, bytes: u64, used: Option<i64>) -> Kept {
         let manifest = Digest::of(&[name]);
         let key = Key::parse(&manifest.hex()).expect("a digest is a key");
-        Kept { key, manifest, bytes, used, entry: Err("cut off".to_owned()) }
+        let tag = key.to_string();
+        Kept { key, tag, manifest, bytes, used, entry: Err("cut off".to_owned()) }
     }
 
     #[test]

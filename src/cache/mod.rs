@@ -20,11 +20,11 @@ mod mount_image;
 mod place;
 mod reads;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::image::{Digest, Image, ImageLayer, Platform};
 use crate::plan::Key;
@@ -32,10 +32,10 @@ use crate::registry::{PendingUpload, Registry};
 
 pub use bases::{Bases, BasesError, Warm};
 pub use entry::{Entry, Record, UnusableEntry};
-pub use inventory::{Inventory, InventoryError, Kept, Pruning};
+pub use inventory::{Content, Inventory, InventoryError, Kept, Pruning};
 pub use layout::{Layout, LayoutError};
 pub use lineage::{Lineage, outcome};
-pub use mount_image::{MountImage, is_tag as is_mount_tag, tag as mount_tag};
+pub use mount_image::{MountImage, tag as mount_tag};
 pub use place::{Place, PlaceError, parse_size};
 pub use reads::{Before, NoReadSet, ReadSet};
 
@@ -56,6 +56,8 @@ pub struct Settings {
     pub by_reads: bool,
     /// The time, in seconds since 1970.
     pub now: i64,
+    /// How long a build waits in all for answers about entries.
+    pub wait: Duration,
     /// Base images on this machine.
     pub bases: Option<Bases>,
 }
@@ -71,6 +73,8 @@ pub enum Miss {
     Other,
     /// There is one that cannot be used, or the store did not answer.
     Unusable(String),
+    /// The store did not answer in time.
+    Late,
 }
 
 /// The cache of one build.
@@ -86,6 +90,8 @@ pub struct Cache<'a> {
     /// Entries of a command, the newest first, by its name whatever came before it.
     by_reads: RefCell<HashMap<Key, Vec<Key>>>,
     pending: RefCell<Vec<Pending>>,
+    /// How long answers may still be waited for.
+    left: Cell<Duration>,
 }
 
 /// An entry on its way.
@@ -126,7 +132,8 @@ impl<'a> Cache<'a> {
     pub fn new(settings: &'a Settings, registry: &'a Registry, blobs: PathBuf) -> Self {
         let (looked_up, used, lost) = (RefCell::default(), RefCell::default(), RefCell::default());
         let (by_reads, pending) = (RefCell::default(), RefCell::default());
-        Self { settings, registry, blobs, looked_up, used, lost, by_reads, pending }
+        let left = Cell::new(settings.wait);
+        Self { settings, registry, blobs, looked_up, used, lost, by_reads, pending, left }
     }
 
     /// How it is used.
@@ -140,7 +147,8 @@ impl<'a> Cache<'a> {
         let new: BTreeSet<Key> =
             keys.iter().filter(|key| !self.looked_up.borrow().contains_key(key)).copied().collect();
         let new: Vec<Key> = new.into_iter().collect();
-        let answers = self.settings.place.manifests(self.registry, &new);
+        let place = &self.settings.place;
+        let answers = self.in_time(|limit| place.manifests(self.registry, limit, &new));
         for (key, answer) in new.into_iter().zip(answers) {
             let found = answer.and_then(|manifest| self.checked(key, manifest.as_ref()));
             if let Err(Miss::Unusable(why)) = &found {
@@ -148,6 +156,22 @@ impl<'a> Cache<'a> {
             }
             self.looked_up.borrow_mut().insert(key, found);
         }
+    }
+
+    /// Asks for something while there is time left for that. Once there is none, the build goes on
+    /// without a cache that does not answer.
+    fn in_time<T>(&self, ask: impl FnOnce(Duration) -> T) -> T {
+        let (left, started) = (self.left.get(), Instant::now());
+        let answer = ask(left);
+        let left_then = left.saturating_sub(started.elapsed());
+        self.left.set(left_then);
+        if left_then.is_zero() && !left.is_zero() {
+            let waited = self.settings.wait.as_secs_f32();
+            tracing::warn!(
+                "the answers of the cache took {waited} s: the build goes on without it (--cache-timeout)"
+            );
+        }
+        answer
     }
 
     fn checked(&self, key: Key, manifest: Option<&crate::image::Manifest>) -> Result<Entry, Miss> {
@@ -178,7 +202,8 @@ impl<'a> Cache<'a> {
             .copied()
             .collect();
         let new: Vec<Key> = new.into_iter().collect();
-        let answers = self.settings.place.last_by_reads(self.registry, &new);
+        let place = &self.settings.place;
+        let answers = self.in_time(|limit| place.last_by_reads(self.registry, limit, &new));
         for (command, answer) in new.into_iter().zip(answers) {
             let manifest = answer.ok().flatten();
             let mut keys = manifest.as_ref().map_or_else(Vec::new, Entry::keys_of);
@@ -198,7 +223,8 @@ impl<'a> Cache<'a> {
 
     /// What the command of an entry read.
     pub fn read_set(&self, key: Key, platform: &Platform) -> Option<ReadSet> {
-        match self.settings.place.image(self.registry, &key.to_string(), platform) {
+        let (place, tag) = (&self.settings.place, key.to_string());
+        match self.in_time(|limit| place.image(self.registry, limit, &tag, platform)) {
             Ok(image) => ReadSet::read(&image),
             Err(why) => {
                 tracing::debug!("cache entry {key}: {why}");
@@ -247,7 +273,7 @@ impl<'a> Cache<'a> {
 
     /// Writes an entry beside the build.
     pub fn put(&self, made: &Made<'_>, platform: &Platform) {
-        if !self.settings.push {
+        if !self.settings.push || self.left.get().is_zero() {
             return;
         }
         let image = match entry::image(made, platform) {
@@ -285,8 +311,8 @@ impl<'a> Cache<'a> {
     /// What the last entry of the same step depended on.
     #[must_use]
     pub fn last(&self, record: &Record, platform: &Platform) -> Option<Record> {
-        let found = self.settings.place.image(self.registry, &record.last_tag(), platform);
-        match found {
+        let (place, tag) = (&self.settings.place, record.last_tag());
+        match self.in_time(|limit| place.image(self.registry, limit, &tag, platform)) {
             Ok(image) => Record::read(&image),
             Err(why) => {
                 tracing::debug!("nothing is known of an earlier {}: {why}", record.step);

@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use super::UnusableEntry;
-use crate::image::{Digest, Flavor, HistoryEntry, Image, ImageLayer, Platform};
-use crate::plan::Framed;
+use crate::image::{Flavor, HistoryEntry, Image, ImageLayer, Platform};
+use crate::plan::{Framed, Key};
 
 /// What the tags of such images begin with.
 const TAG: &str = "mount-";
@@ -28,11 +28,9 @@ pub fn tag(text: &str, platform: &Platform) -> String {
     format!("{TAG}{}", framed.finish().hex())
 }
 
-/// Whether a tag is that of a cache.
-#[must_use]
-pub fn is_tag(tag: &str) -> bool {
-    let hex = tag.strip_prefix(TAG);
-    hex.is_some_and(|hex| format!("sha256:{hex}").parse::<Digest>().is_ok())
+/// What follows in the tag of a cache.
+pub(super) fn key_of(tag: &str) -> Option<Key> {
+    Key::parse(tag.strip_prefix(TAG)?)
 }
 
 /// What an image says about the cache that it is.
@@ -135,7 +133,7 @@ mod tests {
         assert_ne!(own, tag("id apt", &platform()));
         assert_ne!(own, tag("id pip", &Platform::new("linux", "arm64", None)));
         for (tag, want) in [(own.as_str(), true), ("mount-1", false), ("latest", false)] {
-            assert_eq!(is_tag(tag), want, "{tag}");
+            assert_eq!(key_of(tag).is_some(), want, "{tag}");
         }
     }
 

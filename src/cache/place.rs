@@ -1,6 +1,7 @@
 //! Where entries are kept: a repository of a registry, or an OCI layout on this machine.
 
 use std::path::Path;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -9,7 +10,7 @@ use crate::image::{
     Blob, Image, ImageLayer, Manifest, Platform, Reference, Repository, from_layout,
 };
 use crate::plan::Key;
-use crate::registry::Registry;
+use crate::registry::{Registry, RegistryError};
 
 /// The store of a cache.
 #[derive(Debug, Clone)]
@@ -82,31 +83,42 @@ impl Place {
     pub(super) fn manifests(
         &self,
         registry: &Registry,
+        limit: Duration,
         keys: &[Key],
     ) -> Vec<Result<Option<Manifest>, Miss>> {
-        self.of_tags(registry, &keys.iter().map(Key::to_string).collect::<Vec<_>>())
+        self.of_tags(registry, limit, &keys.iter().map(Key::to_string).collect::<Vec<_>>())
     }
 
     /// The manifests of the last entries of these commands, in order.
     pub(super) fn last_by_reads(
         &self,
         registry: &Registry,
+        limit: Duration,
         commands: &[Key],
     ) -> Vec<Result<Option<Manifest>, Miss>> {
         let tags = commands.iter().map(|key| format!("{}{key}", super::entry::READS));
-        self.of_tags(registry, &tags.collect::<Vec<_>>())
+        self.of_tags(registry, limit, &tags.collect::<Vec<_>>())
     }
 
-    fn of_tags(&self, registry: &Registry, tags: &[String]) -> Vec<Result<Option<Manifest>, Miss>> {
+    /// The manifests of these tags, in order.
+    pub(super) fn of_tags(
+        &self,
+        registry: &Registry,
+        limit: Duration,
+        tags: &[String],
+    ) -> Vec<Result<Option<Manifest>, Miss>> {
         match self {
             Self::Registry(repository) => {
                 let names: Result<Vec<Reference>, _> =
                     tags.iter().map(|tag| format!("{repository}:{tag}").parse()).collect();
                 let names = names.expect("a key is a tag");
-                let told = |answer: Result<_, crate::registry::RegistryError>| {
-                    answer.map_err(|error| Miss::Unusable(error.to_string()))
+                let told = |answer: Result<_, RegistryError>| {
+                    answer.map_err(|error| match error {
+                        RegistryError::Late(_) => Miss::Late,
+                        other => Miss::Unusable(other.to_string()),
+                    })
                 };
-                registry.manifests(&names).into_iter().map(told).collect()
+                registry.manifests(&names, limit).into_iter().map(told).collect()
             }
             Self::Layout(layout) => layout
                 .manifests(tags)
@@ -120,6 +132,7 @@ impl Place {
     pub(super) fn image(
         &self,
         registry: &Registry,
+        limit: Duration,
         tag: &str,
         platform: &Platform,
     ) -> Result<Image, String> {
@@ -128,7 +141,7 @@ impl Place {
                 let name: Reference = format!("{repository}:{tag}")
                     .parse()
                     .map_err(|error: crate::image::ImageError| error.to_string())?;
-                registry.pull(&name, platform).map_err(|error| error.to_string())
+                registry.pull_within(limit, &name, platform).map_err(|error| error.to_string())
             }
             Self::Layout(layout) => {
                 from_layout(layout.dir(), Some(tag), platform).map_err(|error| error.to_string())

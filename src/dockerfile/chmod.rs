@@ -1,4 +1,4 @@
-//! `--chmod`: octal, or symbolic as chmod(1) has it.
+//! `--chmod`: octal, or symbolic, which is nearly what chmod(1) has.
 
 use std::str::FromStr;
 
@@ -16,7 +16,7 @@ pub enum Chmod {
 /// `u=rwX`: who, how, which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clause {
-    /// The bits of the classes it speaks of: 0o700, 0o070, 0o007 and their set-id bits.
+    /// The bits of the classes it speaks of: 0o700, 0o070, 0o007 and the set-id bits of the first two.
     who: u32,
     operator: char,
     /// `rwx` as three bits, for one class.
@@ -51,6 +51,9 @@ impl FromStr for Chmod {
     }
 }
 
+/// What `a` speaks of; the sticky bit changes only where it is named.
+const ALL: u32 = 0o6777;
+
 /// One comma-separated part: classes, then one or more operators with permissions.
 fn clause(text: &str) -> Option<Vec<Clause>> {
     let operators = text.find(['+', '-', '='])?;
@@ -59,13 +62,13 @@ fn clause(text: &str) -> Option<Vec<Clause>> {
         who |= match class {
             'u' => 0o4700,
             'g' => 0o2070,
-            'o' => 0o1007,
-            'a' => 0o7777,
+            'o' => 0o0007,
+            'a' => ALL,
             _ => return None,
         };
     }
     if who == 0 {
-        who = 0o7777;
+        who = ALL;
     }
     let mut clauses = Vec::new();
     let mut rest = &text[operators..];
@@ -114,16 +117,18 @@ impl Chmod {
         match self {
             Self::Absolute(mode) => *mode,
             Self::Symbolic(clauses) => {
-                clauses.iter().fold(mode & 0o7777, |mode, clause| clause.apply(mode, is_dir))
+                let runs = is_dir || mode & 0o111 != 0;
+                clauses.iter().fold(mode & 0o7777, |mode, clause| clause.apply(mode, runs))
             }
         }
     }
 }
 
 impl Clause {
-    fn apply(self, mode: u32, is_dir: bool) -> u32 {
+    /// `runs`: it is a directory, or was executable before the first clause.
+    fn apply(self, mode: u32, runs: bool) -> u32 {
         let mut one = self.permissions;
-        if self.conditional && (is_dir || mode & 0o111 != 0) {
+        if self.conditional && (runs || self.operator == '-') {
             one |= 1;
         }
         if let Some(shift) = self.copied {
@@ -133,15 +138,15 @@ impl Clause {
         if self.set_id {
             bits |= self.who & 0o6000;
         }
-        if self.sticky {
-            bits |= self.who & 0o1000;
+        if self.sticky && self.who != 0o007 {
+            bits |= 0o1000;
         }
         match self.operator {
             '+' => mode | bits,
             '-' => mode & !bits,
-            // Set-id bits of a directory stay unless they are named, as chmod(1) keeps them.
+            // Set-id bits go, also those of a directory, which chmod(1) keeps; a class that is copied has none.
             _ => {
-                let cleared = if is_dir { self.who & 0o777 } else { self.who };
+                let cleared = if self.copied.is_some() { self.who & 0o777 } else { self.who };
                 (mode & !cleared) | bits
             }
         }
@@ -168,6 +173,14 @@ mod tests {
             ("g=u", 0o640, false, Some(0o660)),
             ("go-rwx", 0o755, false, Some(0o700)),
             ("u+rw-x", 0o500, false, Some(0o600)),
+            ("a=rX", 0o2755, true, Some(0o555)),
+            ("=r", 0o1755, true, Some(0o1444)),
+            ("u=rw", 0o2755, true, Some(0o2655)),
+            ("u=rw,go=rX", 0o700, false, Some(0o655)),
+            ("g=u", 0o2640, false, Some(0o2660)),
+            ("a-X", 0o755, false, Some(0o644)),
+            ("o+t", 0o755, true, Some(0o755)),
+            ("+t", 0o755, true, Some(0o1755)),
             ("q=r", 0, false, None),
             ("", 0, false, None),
             ("8", 0, false, None),

@@ -49,6 +49,9 @@ pub enum RegistryError {
         /// What may help.
         hint: Option<&'static str>,
     },
+    /// No answer in the time that there was for it.
+    #[error("{0}: no answer in time")]
+    Late(String),
     /// An answer that is not what the protocol, or a digest, promised.
     #[error("{what}: {why}")]
     Answer {
@@ -102,6 +105,7 @@ impl RegistryError {
                 Some("an HTTPS server answers so to plain HTTP: leave --insecure out".to_owned())
             }
             Self::Status { .. }
+            | Self::Late(_)
             | Self::Answer { .. }
             | Self::Image { .. }
             | Self::Credentials(_)
@@ -139,6 +143,7 @@ impl RegistryError {
             | Self::NotFound { .. }
             | Self::Status { .. }
             | Self::Network { .. }
+            | Self::Late(_)
             | Self::Answer { .. }
             | Self::Image { .. }
             | Self::Credentials(_) => false,

@@ -40,8 +40,10 @@ mod upload;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use futures_util::StreamExt as _;
@@ -113,16 +115,36 @@ impl Registry {
         self.wait(pull::pull(&self.client, reference, platform), || format!("pull {reference}"))
     }
 
+    /// As [`Registry::pull`], unless it takes longer than this.
+    pub fn pull_within(
+        &self,
+        limit: Duration,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<Image, RegistryError> {
+        let what = || format!("pull {reference}");
+        let pull = async {
+            let pulled = timeout(limit, pull::pull(&self.client, reference, platform)).await;
+            pulled.unwrap_or_else(|_| Err(RegistryError::Late(what())))
+        };
+        self.wait(pull, what)
+    }
+
     /// The manifests of these names, asked for beside each other; nothing where there is none. No other
-    /// place stands for the registry here.
+    /// place stands for the registry here. What is not answered within the limit is late.
     pub fn manifests(
         &self,
         references: &[Reference],
+        limit: Duration,
     ) -> Vec<Result<Option<Manifest>, RegistryError>> {
-        let ask = async |reference: &Reference| match pull::manifest(&self.client, reference).await
-        {
-            Err(error) if error.is_not_found() => Ok(None),
-            answer => answer.map(Some),
+        let started = Instant::now();
+        let ask = async |reference: &Reference| {
+            let left = limit.saturating_sub(started.elapsed());
+            match timeout(left, pull::manifest(&self.client, reference)).await {
+                Err(_) => Err(RegistryError::Late(format!("look up {reference}"))),
+                Ok(Err(error)) if error.is_not_found() => Ok(None),
+                Ok(answer) => answer.map(Some),
+            }
         };
         let all = futures_util::stream::iter(references).map(ask).buffered(REQUESTS).collect();
         let answers: Result<Vec<_>, _> = self.wait(async { Ok(all.await) }, String::new);
@@ -273,7 +295,7 @@ impl Registry {
         url: &str,
         headers: &[(String, Secret)],
         body: String,
-        limit: std::time::Duration,
+        limit: Duration,
     ) -> Result<(), RegistryError> {
         self.wait(tell::post_json(&self.client, url, headers, body, limit), || "POST".to_owned())
     }

@@ -20,7 +20,7 @@ pub use copy::{Copier, CopyError, CopyRules};
 pub use known::KnownFiles;
 pub use mounts::{
     AgentSource, BadKey, CacheDir, CacheError, CacheHold, CacheKey, CacheStore, Content, KeyRing,
-    MountError, Mounted, Mounts, Trimmed,
+    MountError, Mounted, Mounts, StoredCache, Trimmed,
 };
 pub use run::{Ran, RunError, Runner, run};
 pub use sources::{Found, SourceTree};

@@ -21,6 +21,9 @@ const CHUNK: usize = 1024 * 1024;
 /// How much goes to a worker before the next part does not go along.
 const BATCH: usize = 512 * 1024;
 
+/// More threads than this wait for the one that reads and hashes, and each needs some megabytes.
+const MOST_THREADS: usize = 16;
+
 /// What follows the content of a file in its last part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum After {
@@ -93,7 +96,7 @@ pub(super) fn cut<T, C: Compress>(
         }
     };
     let (cut, (sum, split, told)) = pipeline::run(
-        threads,
+        threads.min(MOST_THREADS),
         worker,
         |results| write(Cut { out, table }, results),
         |jobs| {

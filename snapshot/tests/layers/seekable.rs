@@ -302,6 +302,26 @@ fn the_bytes_do_not_depend_on_the_threads() {
     }
 }
 
+/// A digest that changes here changes that of every such layer, and the caches of all users miss once.
+#[test]
+fn golden_digests() {
+    let (sandbox, difference) = sandbox();
+    for (compression, want) in [
+        (
+            Compression::Estargz { level: 1 },
+            "sha256:07a6d474e8d211c535dab7a9c6a04355a85011277f5cb79314d3b3cd7956e7c4",
+        ),
+        (
+            Compression::ZstdChunked { level: 1 },
+            "sha256:059f9876522d03095749eaf0594728d8738395b5fbf94dfb41916c61e42504b6",
+        ),
+    ] {
+        let options = Options { compression, threads: 2, latest: Some(Timestamp::new(1_000, 0)) };
+        let layer = packed(&sandbox, &difference, options);
+        assert_eq!(layer.digest.to_string(), want, "{compression:?}");
+    }
+}
+
 #[test]
 fn a_layer_without_entries_has_a_table() {
     let sandbox = Sandbox::new("/");

@@ -3,6 +3,7 @@
 //! What these commands answer is one text for standard output; nothing of it
 //! is printed here.
 
+mod mounts;
 mod told;
 
 use tracer::Interrupt;
@@ -10,7 +11,7 @@ use tracer::Interrupt;
 use super::config::{Surroundings, duration, insecure_cache, registry, size};
 use super::flags::{CacheCommand, CacheExplainFlags, CachePruneFlags, ListFormat, WhichCache};
 use crate::build::registry_failure;
-use crate::cache::{Inventory, InventoryError, Kept, Place, Pruning, Record};
+use crate::cache::{Content, Inventory, InventoryError, Kept, Place, Pruning, Record};
 use crate::image::Platform;
 use crate::plan::Key;
 use crate::registry::Registry;
@@ -37,6 +38,9 @@ pub(super) fn cache(
         CacheCommand::Prune(flags) => Some(pruning(flags)?),
         CacheCommand::Ls(_) | CacheCommand::Explain(_) => None,
     };
+    if let Some(dir) = which.place.strip_prefix("mounts:") {
+        return mounts::cache(command, pruning.as_ref(), dir, around);
+    }
     let opened = Opened::of(which, around, interrupt)?;
     let inventory = opened.inventory()?;
     match (command, pruning) {
@@ -105,7 +109,10 @@ impl Opened {
 
     fn explain(&self, inventory: &Inventory, flags: &CacheExplainFlags) -> Result<String, Failure> {
         let kept = named(inventory, &flags.key)?;
-        let record = self.record(kept.key)?;
+        let record = match kept.entry {
+            Ok(Content::Mount(_)) => None,
+            Ok(Content::Layer(_)) | Err(_) => self.record(kept.key)?,
+        };
         let other = match &flags.other {
             Some(other) => Some(named(inventory, other)?.key),
             None => record

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cache::{Inventory, Kept, Record};
+use crate::cache::{Content, Inventory, Kept, MountImage, Record};
 use crate::cli::flags::ListFormat;
 use crate::plan::Key;
 use crate::report::{age, bytes};
@@ -90,7 +90,13 @@ impl Explained<'_> {
         let ago = |seconds: i64| age(now.saturating_sub(seconds));
         let mut lines = vec![format!("key      {key}")];
         match entry {
-            Ok(entry) => lines.extend([
+            Ok(Content::Mount(mount)) => lines.extend([
+                format!("cache    {:?} of RUN --mount=type=cache", mount.id),
+                format!("for      {}", mount.platform),
+                format!("made     {} ({} ago)", mount.created, ago(mount.created_seconds)),
+                format!("content  {} in {}", bytes(mount.bytes), layers(mount)),
+            ]),
+            Ok(Content::Layer(entry)) => lines.extend([
                 format!("step     {}", entry.step),
                 format!("made     {} ({} ago)", entry.created, ago(entry.created_seconds)),
                 format!("layer    {}", entry.layer.descriptor.digest),
@@ -115,6 +121,13 @@ impl Explained<'_> {
     }
 }
 
+fn layers(mount: &MountImage) -> String {
+    match mount.contents.len() {
+        1 => "1 layer".to_owned(),
+        count => format!("{count} layers"),
+    }
+}
+
 fn sum(entries: &[&Kept]) -> String {
     let count = entries.len();
     let size = bytes(entries.iter().map(|kept| kept.bytes).sum());
@@ -133,9 +146,16 @@ fn table(entries: &[&Kept], now: i64) -> String {
         seconds.map_or("-".to_owned(), |seconds| age(now.saturating_sub(seconds)))
     };
     let lines = entries.iter().map(|kept| {
-        let made = kept.entry.as_ref().ok().map(|entry| entry.created_seconds);
+        let made = kept.entry.as_ref().ok().map(Content::created_seconds);
         let step = match &kept.entry {
-            Ok(entry) => entry.step.clone(),
+            Ok(Content::Layer(entry)) => entry.step.clone(),
+            Ok(Content::Mount(mount)) => format!(
+                "cache {:?} for {}: {} in {}",
+                mount.id,
+                mount.platform,
+                bytes(mount.bytes),
+                layers(mount)
+            ),
             Err(why) => format!("unusable: {why}"),
         };
         row(&kept.key.short(), &bytes(kept.bytes), &ago(made), &ago(kept.used), &step)
@@ -150,7 +170,14 @@ fn value(kept: &Kept) -> Value {
         "used": kept.used.and_then(|it| jiff::Timestamp::from_second(it).ok()).map(|it| it.to_string()),
     });
     match &kept.entry {
-        Ok(entry) => {
+        Ok(Content::Mount(mount)) => {
+            value["mount"] = mount.id.clone().into();
+            value["platform"] = mount.platform.clone().into();
+            value["created"] = mount.created.clone().into();
+            value["content"] = mount.bytes.into();
+            value["layers"] = mount.contents.len().into();
+        }
+        Ok(Content::Layer(entry)) => {
             value["step"] = entry.step.clone().into();
             value["created"] = entry.created.clone().into();
             value["layer"] = entry.layer.descriptor.digest.to_string().into();
@@ -161,6 +188,6 @@ fn value(kept: &Kept) -> Value {
     value
 }
 
-fn object(value: &Value) -> String {
+pub(super) fn object(value: &Value) -> String {
     format!("{value:#}\n")
 }

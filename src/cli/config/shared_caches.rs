@@ -1,7 +1,7 @@
 //! Whether caches of mounts are shared, and in which repository.
 
 use super::Surroundings;
-use super::cache::{insecure_cache, place, size};
+use super::cache::{insecure_cache, place, size, timeout};
 use crate::build::{Outputs, SharedCaches};
 use crate::cache::Place;
 use crate::cli::flags::{CacheFlags, CacheMounts, RunMountFlags};
@@ -25,7 +25,7 @@ pub(super) fn shared(
     let push = !cache.no_push_cache.0;
     match place(&cache.cache_repo, outputs, u64::MAX, around)? {
         Some((Place::Registry(repository), given)) if given || outputs.push || !push => {
-            Ok(Some(SharedCaches { repository, push, limit }))
+            Ok(Some(SharedCaches { repository, push, wait: timeout(cache)?, limit }))
         }
         Some((Place::Layout(layout), _)) => Err(Failure::new(format!(
             "--cache-mounts=registry: --cache-repo is {}, a directory on this machine",
@@ -84,7 +84,7 @@ mod tests {
             let outputs = outputs(&flags, &around()).expect("outputs");
             let told = match shared(&flags.run_mounts, &flags.cache, &outputs, &around()) {
                 Ok(None) => "none".to_owned(),
-                Ok(Some(SharedCaches { repository, push, limit })) => {
+                Ok(Some(SharedCaches { repository, push, limit, .. })) => {
                     format!("{repository} {push} {limit}")
                 }
                 Err(failure) => failure.to_string(),

@@ -20,6 +20,10 @@ pub(in crate::cli) struct CacheFlags {
     #[arg(long, value_name = "TIME", default_value = "336h")]
     pub(in crate::cli) cache_ttl: String,
 
+    /// How long a build waits in all for answers about cached layers; then it goes on without them.
+    #[arg(long, value_name = "TIME", default_value = "1m")]
+    pub(in crate::cli) cache_timeout: String,
+
     /// Caches the layers of RUN and WORKDIR.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true")]
     pub(in crate::cli) cache_run_layers: GoBool,

@@ -29,7 +29,8 @@ pub(in crate::cli) enum ListFormat {
 /// Which cache.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct WhichCache {
-    /// As --cache-repo of a build: a repository of a registry, oci:DIR or dir:DIR.
+    /// As --cache-repo of a build: a repository of a registry, oci:DIR or dir:DIR; or
+    /// mounts:DIR, the caches of RUN mounts in the --cache-dir of builds.
     #[arg(value_name = "PLACE")]
     pub(in crate::cli) place: String,
 

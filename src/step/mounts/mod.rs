@@ -28,7 +28,7 @@ pub use cache::{CacheDir, CacheError, CacheHold, CacheKey, CacheStore};
 pub(super) use in_place::Placed;
 pub use keys::{BadKey, KeyRing};
 pub(super) use namespace::Shows;
-pub use trim::Trimmed;
+pub use trim::{StoredCache, Trimmed};
 
 /// What is seen where.
 #[derive(Debug)]

@@ -24,7 +24,45 @@ pub struct Trimmed {
     pub bytes: u64,
 }
 
+/// A cache of this machine, as lists and people see it.
+#[derive(Debug)]
+pub struct StoredCache {
+    /// What tells it from others, a line for each part.
+    pub key: String,
+    slot: Slot,
+}
+
+impl StoredCache {
+    /// What its directory is called, and the number of the copy that this is.
+    #[must_use]
+    pub fn name(&self) -> (String, &str) {
+        let name = self.slot.dir.file_name().unwrap_or_default();
+        (name.to_string_lossy().into_owned(), &self.slot.name)
+    }
+
+    /// What it takes on disk.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.slot.bytes
+    }
+
+    /// When a step used it last.
+    #[must_use]
+    pub fn used(&self) -> SystemTime {
+        self.slot.used
+    }
+
+    /// Removes its content, unless somebody uses it; whether it went.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn remove(&self) -> io::Result<bool> {
+        self.slot.remove()
+    }
+}
+
 /// One directory that steps see.
+#[derive(Debug)]
 struct Slot {
     used: SystemTime,
     bytes: u64,
@@ -55,6 +93,20 @@ impl CacheStore {
             }
         }
         Ok(trimmed)
+    }
+
+    /// All caches, those that were used last first.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn list(&self) -> io::Result<Vec<StoredCache>> {
+        let mut slots = self.slots()?;
+        slots.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.dir.cmp(&b.dir)));
+        let stored = slots.into_iter().map(|slot| {
+            let key = fs::read_to_string(slot.dir.join("key")).unwrap_or_default();
+            StoredCache { key, slot }
+        });
+        Ok(stored.collect())
     }
 
     fn slots(&self) -> io::Result<Vec<Slot>> {
