@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::build_basic::on_busybox;
 use crate::executor::{Build, Ended, PLACES, Place};
+use crate::faulty::{Fault, Faulty};
 use crate::registry::{Access, Registry};
 
 /// A machine that has no cache, and shares those of this registry.
@@ -208,6 +209,45 @@ fn what_is_shared_and_what_is_not() {
     let build =
         shared(on_busybox(Place::Host, other)).flag("--build-arg=BUILDKIT_CACHE_MOUNT_NS=n");
     assert_eq!(build.image().tree()["/l"].content.as_deref(), Some("\"\""));
+}
+
+#[test]
+fn a_cache_that_is_here_is_sent_when_it_changed_or_is_not_known_there() {
+    let (registry, caches) = (Registry::start(Access::Plain), tempfile::tempdir().unwrap());
+    let here = |script: &str, flag: &str| {
+        let build = machine(Place::Host, &registry, script).share("caches", caches.path());
+        build.flags(["--cache-dir={caches}", flag]).run().succeeded()
+    };
+    here("echo 1 > /c/one", "--cache-mounts=local");
+    assert_eq!(written(&registry), [""; 0]);
+    for (script, times) in [
+        ("test $(cat /c/one) = 1", 1),
+        ("test $(cat /c/one) = 1", 1),
+        ("echo 2 > /c/two", 2),
+        ("test $(cat /c/two) = 2", 2),
+    ] {
+        let ended = here(script, "--cache-mounts=registry");
+        assert_eq!(written(&registry).len(), times, "{script}\n{}", ended.log);
+    }
+    run(&registry, "test $(cat /c/one)$(cat /c/two) = 12");
+}
+
+#[test]
+fn a_registry_that_does_not_answer_is_waited_for_once() {
+    let registry = Registry::start(Access::Plain);
+    let faulty = Faulty::before(registry.address());
+    faulty.rules(vec![("GET /v2/cache/manifests/mount-".to_owned(), 99, Fault::Stall)]);
+    let dockerfile = "FROM busybox\n\
+        RUN --mount=type=cache,target=/c echo 1 > /c/one\n\
+        RUN --mount=type=cache,target=/d echo 1 > /d/one\n";
+    let ended = on_busybox(Place::Host, dockerfile)
+        .flags(["--insecure", "--cache-mounts=registry", "--cache-timeout=1s"])
+        .flag(format!("--cache-repo={}/cache", faulty.address()))
+        .run()
+        .succeeded();
+    says(&ended, "the cache \"/c\" begins empty: ");
+    assert_eq!(faulty.seen("GET /v2/cache/").len(), 1, "{}", ended.log);
+    assert_eq!(written(&registry), [""; 0]);
 }
 
 #[test]

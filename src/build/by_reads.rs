@@ -26,6 +26,13 @@ const TOLD: usize = 3;
 pub(super) struct Contents(RefCell<HashMap<ImagePath, (Seen, Digest)>>);
 
 impl Contents {
+    /// What a step changed is read anew: a page that is dirty already may be written without a new ctime.
+    pub(super) fn forget(&self, difference: &Difference) {
+        for change in &difference.changes {
+            self.0.borrow_mut().remove(change.path());
+        }
+    }
+
     /// Of a file that nobody touched since the index was made; nothing where somebody did, or where it cannot
     /// be read.
     fn of(&self, rootfs: &Rootfs, path: &ImagePath) -> Option<Digest> {

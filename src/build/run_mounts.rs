@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use snapshot::ImagePath;
 use tracer::Hidden;
 
-use super::shared_caches::{Imported, SharedCaches};
+use super::shared_caches::{Opened, SharedCaches};
 use super::stage::Stages;
 use crate::plan::{BaseImages as _, Origin, RunMount};
 use crate::report::{Explain as _, Failure, bytes};
@@ -214,18 +214,18 @@ impl<'a> Stages<'a, '_> {
             return content(same.again());
         }
         let store = CacheStore::new(&self.builder.order.mounts.caches);
-        let mut imported = Imported::default();
+        let mut opened = Opened::Here;
         let dir = store.open(key, *sharing, in_place, self.builder.interrupt, |path| {
-            imported = self.builder.import(key, path).map_err(Failing)?;
-            match from {
-                Some(from) if mode.is_none() && owner.is_none() && !imported.is_there() => {
+            opened = self.builder.import(key, path).map_err(Failing)?;
+            match (from, &opened) {
+                (Some(from), Opened::New) if mode.is_none() && owner.is_none() => {
                     self.fill(from, path)
                 }
-                Some(_) | None => Ok(()),
+                (Some(_) | None, _) => Ok(()),
             }
         });
         let dir = dir.map_err(|error: Failing| error.0)?;
-        self.builder.use_cache(&dir, imported);
+        self.builder.use_cache(&dir, opened);
         content(dir)
     }
 

@@ -7,7 +7,7 @@
 //! write wins. A cache is a convenience, so nothing about this ends a build: what cannot be fetched is an
 //! empty cache and a warning.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use super::layers::layer;
 use super::work::WorkDir;
 use crate::cache::{MountImage, mount_tag};
 use crate::image::{Flavor, Image, ImageLayer, Platform, Reference, Repository};
-use crate::registry::Registry;
+use crate::registry::{Registry, RegistryError};
 use crate::report::{Explain as _, Failure, bytes};
 use crate::rootfs::{Exclusions, Rootfs};
 use crate::step::{CacheDir, CacheKey, CacheStore};
@@ -48,7 +48,7 @@ pub struct SharedCaches {
 }
 
 /// What a cache was when this build first met it.
-struct Begun {
+pub(super) struct Begun {
     layers: Vec<ImageLayer>,
     /// What was in the files of each layer, in bytes.
     contents: Vec<u64>,
@@ -61,29 +61,36 @@ struct Used {
     key: CacheKey,
     /// What came from the repository; nothing where the cache was here already, or is new.
     begun: Option<Begun>,
+    /// What a cache was that was here already.
+    here: Option<Index>,
     /// Whether the last step that used it succeeded.
     sound: bool,
 }
 
-/// The caches that this build uses, by their directories.
+/// The caches that this build uses.
 #[derive(Default)]
-pub(super) struct UsedCaches(RefCell<BTreeMap<PathBuf, Used>>);
+pub(super) struct UsedCaches {
+    /// By their directories.
+    all: RefCell<BTreeMap<PathBuf, Used>>,
+    /// Whether the repository did not answer in time: then nothing is sent there either.
+    silent: Cell<bool>,
+}
 
 impl UsedCaches {
     /// A step succeeded: what it left behind is worth sharing.
     pub(super) fn step_succeeded(&self) {
-        self.0.borrow_mut().values_mut().for_each(|used| used.sound = true);
+        self.all.borrow_mut().values_mut().for_each(|used| used.sound = true);
     }
 }
 
-/// What a cache turned out to be in the repository.
-#[derive(Default)]
-pub(super) struct Imported(Option<Begun>);
-
-impl Imported {
-    pub(super) fn is_there(&self) -> bool {
-        self.0.is_some()
-    }
+/// Where the content of a cache is from.
+pub(super) enum Opened {
+    /// It was here.
+    Here,
+    /// It is a new one.
+    New,
+    /// It came from the repository.
+    Imported(Box<Begun>),
 }
 
 impl Builder<'_> {
@@ -91,17 +98,17 @@ impl Builder<'_> {
     ///
     /// # Errors
     /// The directory is neither filled nor empty.
-    pub(super) fn import(&self, key: &CacheKey, dir: &Path) -> Result<Imported, Failure> {
-        let Some(shared) = &self.order.mounts.shared else { return Ok(Imported::default()) };
-        let image = match self.pull_cache(shared, key) {
-            Ok(Some(image)) => image,
-            Ok(None) => return Ok(Imported::default()),
+    pub(super) fn import(&self, key: &CacheKey, dir: &Path) -> Result<Opened, Failure> {
+        let shared = self.order.mounts.shared.as_ref().filter(|_| !self.caches.silent.get());
+        let Some(shared) = shared else { return Ok(Opened::New) };
+        let (image, said) = match self.pull_cache(shared, key) {
+            Ok(Some(pulled)) => pulled,
+            Ok(None) => return Ok(Opened::New),
             Err(why) => {
                 tracing::warn!("the cache {:?} begins empty: {why}", key.id);
-                return Ok(Imported::default());
+                return Ok(Opened::New);
             }
         };
-        let (image, said) = image;
         self.images.prefetch(&image, &self.work.blobs());
         let unpacked = Rootfs::empty(dir)
             .could_not(|| format!("open {}", dir.display()))
@@ -117,14 +124,14 @@ impl Builder<'_> {
                 );
                 let layers = image.layers().to_vec();
                 let (contents, index) = (said.contents, rootfs.into_index());
-                Ok(Imported(Some(Begun { layers, contents, index })))
+                Ok(Opened::Imported(Box::new(Begun { layers, contents, index })))
             }
             Err(failure) => {
                 let told = failure.to_string();
                 let why = told.trim_start_matches("error: ");
                 tracing::warn!("the cache {:?} begins empty: {why}", key.id);
                 key.empty(dir).could_not(|| format!("empty the cache {:?}", key.id))?;
-                Ok(Imported::default())
+                Ok(Opened::New)
             }
         }
     }
@@ -139,6 +146,10 @@ impl Builder<'_> {
         let name = reference(&shared.repository, &tag)?;
         let image = match self.registry.pull_within(shared.wait, &name, platform) {
             Err(error) if error.is_not_found() => return Ok(None),
+            Err(error @ RegistryError::Late(_)) => {
+                self.caches.silent.set(true);
+                return Err(format!("{error}; no cache is shared by this build (--cache-timeout)"));
+            }
             pulled => pulled.map_err(|error| error.to_string())?,
         };
         let said = MountImage::read(&tag, image.annotations()).map_err(|it| it.to_string())?;
@@ -149,24 +160,36 @@ impl Builder<'_> {
     }
 
     /// Notes that a step is about to change a cache.
-    pub(super) fn use_cache(&self, dir: &CacheDir, imported: Imported) {
+    pub(super) fn use_cache(&self, dir: &CacheDir, opened: Opened) {
         if self.order.mounts.shared.is_none() {
             return;
         }
-        let mut all = self.caches.0.borrow_mut();
-        let used = all.entry(dir.path.clone()).or_insert_with(|| Used {
-            key: dir.key.clone(),
-            begun: None,
-            sound: false,
-        });
-        used.begun = imported.0.or_else(|| used.begun.take());
-        used.sound = false;
+        let mut all = self.caches.all.borrow_mut();
+        if let (Opened::Here, Some(used)) = (&opened, all.get_mut(&dir.path)) {
+            used.sound = false;
+            return;
+        }
+        let (begun, here) = match opened {
+            Opened::New => (None, None),
+            Opened::Imported(begun) => (Some(*begun), None),
+            Opened::Here => {
+                // Where somebody else writes to it, it is sent at the end, whatever it was.
+                let found = Rootfs::found(&dir.path, Exclusions::default());
+                let settled = found.map(|mut rootfs| {
+                    rootfs.settle();
+                    rootfs.into_index()
+                });
+                (None, settled.ok())
+            }
+        };
+        all.insert(dir.path.clone(), Used { key: dir.key.clone(), begun, here, sound: false });
     }
 
     /// The caches that are to go to the repository: those that no step failed with. Each is answered once.
     pub(super) fn exports(&self) -> Exports<'_> {
         let wanted = self.order.mounts.shared.as_ref().filter(|shared| shared.push);
-        let used = std::mem::take(&mut *self.caches.0.borrow_mut());
+        let wanted = wanted.filter(|_| !self.caches.silent.get());
+        let used = std::mem::take(&mut *self.caches.all.borrow_mut());
         let (created, platform) = (&self.order.created, &self.order.platform);
         let (registry, work, interrupt) = (self.registry, self.work, self.interrupt);
         let caches = used.into_iter().filter(|(_, used)| used.sound).collect();
@@ -232,8 +255,15 @@ impl Exports<'_> {
         let Some(_held) = CacheStore::hold(dir).map_err(|error| error.to_string())? else {
             return Err("another build has it for itself".to_owned());
         };
-        let Some(packed) = self.pack(shared, dir, used).map_err(told)? else { return Ok(None) };
         let tag = mount_tag(&used.key.text(), self.platform);
+        let name = reference(&shared.repository, &tag)?;
+        if let Some(before) = &used.here
+            && is_as(before, dir).map_err(told)?
+            && self.is_known(shared, &name)
+        {
+            return Ok(None);
+        }
+        let Some(packed) = self.pack(shared, dir, used).map_err(told)? else { return Ok(None) };
         let said = MountImage {
             id: used.key.id.clone(),
             platform: self.platform.to_string(),
@@ -243,10 +273,15 @@ impl Exports<'_> {
             contents: packed.contents.clone(),
         };
         let image = said.image(&tag, &packed.layers, self.platform);
-        let name = reference(&shared.repository, &tag)?;
         let pending = self.registry.start_push(&image, &[name], &self.work.blobs());
         pending.wait().map_err(|error| error.to_string())?;
         Ok(Some(packed))
+    }
+
+    /// Whether the repository has the cache, whatever is in it there.
+    fn is_known(&self, shared: &SharedCaches, name: &Reference) -> bool {
+        let answers = self.registry.manifests(std::slice::from_ref(name), shared.wait);
+        matches!(answers.as_slice(), [Ok(Some(_))])
     }
 
     /// What changed as a further layer, or all as one; nothing where nothing changed.
@@ -322,6 +357,14 @@ impl Exports<'_> {
         contents.push(put(&change));
         Ok(Packed { layers, contents, live, sent })
     }
+}
+
+/// Whether a directory is what it was.
+fn is_as(before: &Index, dir: &Path) -> Result<bool, Failure> {
+    let doing = || format!("look at {}", dir.display());
+    let rootfs = Rootfs::open(dir, Index::new(), Exclusions::default()).could_not(doing)?;
+    let change = rootfs.difference_from(before, &Suspects::Everything).could_not(doing)?;
+    Ok(change.changes.is_empty())
 }
 
 /// An index that knows nothing but that the root is there, so that a comparison tells what it is like.

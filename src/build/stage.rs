@@ -296,6 +296,7 @@ impl<'a, 'p> Stages<'a, 'p> {
             }
             self.lay_out(stage, &ready.text, fold)?;
             if let Some(layer) = self.layer_by_reads(stage, number, &ready.action, fold) {
+                tracing::Span::current().record("kaniko.cache.hit", true);
                 self.record(&ready, Some(layer), fold);
                 return Ok(());
             }
@@ -319,6 +320,7 @@ impl<'a, 'p> Stages<'a, 'p> {
             None => None,
             Some(done) => {
                 let difference = done.map_err(shown)?;
+                fold.contents.forget(&difference);
                 self.take(difference, fold).map_err(shown)?
             }
         };

@@ -22,7 +22,7 @@ pub(super) fn settings(
     around: &Surroundings,
 ) -> Result<Option<Settings>, Failure> {
     // Wrong values are told even if they are not used.
-    let ttl = ttl(&flags.cache_ttl)?;
+    let (ttl, wait) = (ttl(&flags.cache_ttl)?, timeout(flags)?);
     let limit = match size("--cache-limit", &flags.cache_limit)? {
         0 => {
             return Err(Failure::new("--cache-limit=0: nothing could be kept")
@@ -52,7 +52,7 @@ pub(super) fn settings(
         push,
         by_reads: false,
         now: now.as_second(),
-        wait: timeout(flags)?,
+        wait,
         bases: bases(base_dir, ttl, now, around),
     }))
 }
@@ -187,7 +187,7 @@ mod tests {
             ("--no-push --cache-ttl=6", "error: --cache-ttl=6: no duration"),
             ("--no-push --cache-ttl=-6h", "error: --cache-ttl=-6h: no duration"),
             ("-d r.example/a --cache --cache-timeout=0s", "error: --cache-timeout=0"),
-            ("-d r.example/a --cache --cache-timeout=soon", "error: --cache-timeout=soon"),
+            ("--no-push --cache-timeout=soon", "error: --cache-timeout=soon"),
             ("--no-push --cache-limit=much", "error: --cache-limit=much: no size"),
             ("--no-push --cache --cache-repo=r.example/c:t", "error: --cache-repo=r.example/c:t"),
         ] {

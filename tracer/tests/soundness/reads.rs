@@ -9,9 +9,9 @@ use std::path::{Component, Path, PathBuf};
 use std::process;
 
 use tempfile::TempDir;
-use tracer::{Access, Choice, Command, Interrupt, Reads, Tracer};
+use tracer::{Access, CapSet, Choice, Command, Error, Interrupt, Reads, Status, Touched, Tracer};
 
-use crate::proof::{Place, Scene, cstring};
+use crate::proof::{Guests, Place, Scene, cstring};
 
 /// A tree in which scripts work.
 fn tree() -> TempDir {
@@ -173,6 +173,41 @@ fn what_nobody_follows_is_said() {
     command.reads = true;
     let outcome = tracer.run(&command, &Interrupt::new()).unwrap();
     assert!(matches!(outcome.reads, Reads::Unknown(_)), "{:?}", outcome.reads);
+}
+
+/// Nothing that programs change is lost where more of their calls stop. Of a user that the tracer
+/// may not read without asking, only what is about users.
+#[test]
+fn what_is_changed_is_told_as_ever() {
+    let tracer = Tracer::probe(Choice::Ptrace).unwrap();
+    for user in [None, Some(1000)] {
+        let guests = Guests::built().all();
+        for guest in guests.iter().filter(|it| user.is_none() || it.source.contains("ids")) {
+            let name = format!("{} {} of {user:?}", guest.program, guest.behaviour);
+            let keep = user.map(|_| CapSet::CONTAINER_DEFAULT);
+            let scene = Scene::new(Place::Namespaced).of(user, keep).reading(true);
+            let seen = match scene.run(&tracer, guest.program, &guest.behaviour) {
+                Ok(seen) => seen,
+                Err(Error::SetId { .. }) => continue,
+                Err(error) => panic!("{name}: {error}"),
+            };
+            let status = seen.outcome.status;
+            assert!(matches!(status, Status::Exited(0 | 3)), "{name}: {status} {}", seen.stderr);
+            match (&seen.outcome.touched, &seen.outcome.reads) {
+                (Touched::Only(set), Reads::Known(known)) => {
+                    assert_eq!(seen.after.missing(&seen.before, set), [""; 0], "{name}");
+                    let unnamed =
+                        set.trees.iter().find(|path| known.get(*path) != Some(&Access::Tree));
+                    assert_eq!(unnamed, None, "{name}");
+                }
+                (Touched::Only(set), Reads::Unknown(_)) => {
+                    assert_eq!(seen.after.missing(&seen.before, set), [""; 0], "{name}");
+                }
+                (Touched::Anything(_), Reads::Unknown(_)) => {}
+                (touched, reads) => panic!("{name}: {touched:?} {reads:?}"),
+            }
+        }
+    }
 }
 
 /// A second opinion: whatever strace sees a name of is among what was recorded, or on a mount.

@@ -44,6 +44,8 @@ pub(crate) struct Scene {
     keep: Option<CapSet>,
     /// Whether opened files are looked at twice.
     is_strict: bool,
+    /// Whether what is read is recorded.
+    reads: bool,
     guests: Arc<Guests>,
 }
 
@@ -70,7 +72,8 @@ impl Scene {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let guests = Guests::built();
-        let scene = Scene { dir, place, user: None, keep: None, is_strict: false, guests };
+        let (user, keep, is_strict, reads) = (None, None, false, false);
+        let scene = Scene { dir, place, user, keep, is_strict, reads, guests };
         for name in ["proc", "dev", "guest", "work/dir/sub"] {
             fs::create_dir_all(scene.root().join(name)).unwrap();
         }
@@ -102,6 +105,12 @@ impl Scene {
     /// Has ptrace look at opened files twice.
     pub(crate) fn strict(mut self, is_strict: bool) -> Scene {
         self.is_strict = is_strict;
+        self
+    }
+
+    /// Has what is read recorded.
+    pub(crate) fn reading(mut self, reads: bool) -> Scene {
+        self.reads = reads;
         self
     }
 
@@ -149,6 +158,7 @@ impl Scene {
         let mut command = Command::new(cstring(&program), argv);
         command.capabilities = self.keep;
         command.strict = self.is_strict;
+        command.reads = self.reads;
         command.credentials = self.user.map(|id| Credentials { uid: id, gid: id, groups: vec![] });
         match self.place {
             Place::Plain => command.cwd = cstring(&self.root().join("work")),
