@@ -327,3 +327,33 @@ fn a_named_context_that_nothing_takes_from_is_not_fetched() {
         assert_eq!(asked, paths, "{target}");
     }
 }
+
+#[test]
+fn files_of_a_named_context_are_an_image_for_from() {
+    let (_home, dir) = project();
+    let archive = packed(&dir, None);
+    let dockerfile = "FROM scratch AS replaced\nCOPY nowhere /\n\
+                      FROM near AS next\nCOPY --from=replaced sub/only /only\n\
+                      FROM next\nENV A=1\n";
+    let build = |target: &str| {
+        Build::of(dockerfile)
+            .bring("archive", &archive)
+            .bring("dir", &dir)
+            .flag("--build-context=near={dir}")
+            .flag("--build-context=replaced=tar://{archive}")
+            .flag(format!("--target={target}"))
+    };
+    let own = [
+        ("/file", "- 0640 0:0 4 \"text\""),
+        ("/sub/link", "l 0777 0:0 0 -> ../file"),
+        ("/left-out", ""),
+    ];
+    let replaced = build("replaced").image();
+    assert_facts("the context itself", &replaced.tree(), &own);
+    assert_eq!(replaced.history(), ["COPY . / # buildkit"]);
+    let image = build("2").image();
+    assert_facts("a stage on it", &image.tree(), &own);
+    assert_facts("a stage on it", &image.tree(), &[("/only", "- 0644 0:0 3 \"sub\"")]);
+    assert_eq!(image.setting("/Env/1"), "A=1");
+    build("2").flag("--dryrun").run().succeeded();
+}

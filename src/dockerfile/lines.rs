@@ -131,11 +131,12 @@ impl<'a> Lines<'a> {
         let mut logical = Logical { line: self.line, comments, ..Logical::default() };
         let (part, mut continued) = without_continuation(first, self.escape());
         logical.push(part, place);
+        let mut blank = None;
         while continued {
             let Some((line, place)) = self.physical() else { break };
             let content = line.trim_start();
             if content.is_empty() {
-                self.blank.push(Span { start: place, end: place + line.len() });
+                blank = Some(Span { start: place, end: place + line.len() });
             }
             if content.is_empty() || content.starts_with('#') {
                 continue;
@@ -144,6 +145,7 @@ impl<'a> Lines<'a> {
             (part, continued) = without_continuation(line, self.escape());
             logical.push(part, place);
         }
+        self.blank.extend(blank);
         logical
     }
 

@@ -36,7 +36,7 @@ pub fn parse_trigger(text: &str) -> Result<Located<Instruction>, ParseError> {
     trigger(&mut lines).map_err(|fault| fault.in_source(&source))
 }
 
-/// Empty lines in the middle of instructions, which are passed over.
+/// Empty lines in the middle of instructions, which are passed over; of each instruction the last one.
 #[must_use]
 pub fn blank_continuations(source: &SourceText) -> Vec<Span> {
     let mut lines = Lines::new(&source.text);

@@ -55,7 +55,8 @@ pub struct PlannedStage<'a> {
     pub source: &'a Stage,
     /// What it starts from.
     pub base: Base,
-    /// The instructions, those that the base left as triggers first.
+    /// The instructions, those that the base left as triggers first. Where it is a context of files, what
+    /// brings these is one of them.
     pub instructions: Vec<Located<Instruction>>,
     /// How many of `instructions` are triggers.
     pub triggers: usize,
@@ -343,16 +344,17 @@ impl<'a> Planner<'a, '_> {
         }
         let stage = &self.dockerfile.stages[number];
         let platform = self.stage_platform(stage)?;
-        let (base, instructions, triggers) = match self.replaced(stage) {
-            Some(name) => (self.context_base(number, stage, name, &platform)?, Vec::new(), 0),
-            None => {
-                let base = self.base(number, stage, &platform)?;
-                let mut instructions = self.triggers(stage, &base)?;
-                let triggers = instructions.len();
-                instructions.extend(stage.instructions.iter().cloned());
-                (base, instructions, triggers)
-            }
+        let replaced = self.replaced(stage);
+        let (base, mut instructions) = match replaced {
+            Some(name) => self.context_base(number, stage, name, &platform)?,
+            None => self.base(number, stage, &platform)?,
         };
+        let mut triggers = instructions.len();
+        if replaced.is_none() {
+            instructions.extend(self.triggers(stage, &base)?);
+            triggers = instructions.len();
+            instructions.extend(stage.instructions.iter().cloned());
+        }
         let sources = self.sources(number, &instructions);
         if let Base::Stage(below) = base {
             self.visit(below)?;
@@ -451,21 +453,27 @@ impl<'a> Planner<'a, '_> {
         PlanError::NoBase { file, line, span, failure }
     }
 
-    fn base(&self, number: usize, stage: &Stage, platform: &Platform) -> Result<Base, PlanError> {
+    /// What a stage starts from, and what is to be done before anything that it says.
+    fn base(
+        &self,
+        number: usize,
+        stage: &Stage,
+        platform: &Platform,
+    ) -> Result<(Base, Vec<Located<Instruction>>), PlanError> {
         let name = self.base_name(stage)?;
         if self.images.has_context(&name) {
             return self.context_base(number, stage, &name, platform);
         }
         if let Some(below) = self.stage_named(&name, number) {
-            return Ok(Base::Stage(below));
+            return Ok((Base::Stage(below), Vec::new()));
         }
         if name == "scratch" {
-            return Ok(Base::Scratch);
+            return Ok((Base::Scratch, Vec::new()));
         }
         let reference = self.reference(stage, number, &name)?;
         let no_base = |failure| self.no_base(number, &name, failure);
         let image = self.images.image(&reference, platform).map_err(no_base)?;
-        Ok(Base::Image(Box::new(image), name))
+        Ok((Base::Image(Box::new(image), name), Vec::new()))
     }
 
     /// The context that is built instead of a stage, because it has its name.
@@ -473,19 +481,23 @@ impl<'a> Planner<'a, '_> {
         stage.name.as_deref().filter(|name| self.images.has_context(name))
     }
 
+    /// A context as a base. A directory is an image of its files: nothing, into which they are copied.
     fn context_base(
         &self,
         number: usize,
         stage: &Stage,
         name: &str,
         platform: &Platform,
-    ) -> Result<Base, PlanError> {
+    ) -> Result<(Base, Vec<Located<Instruction>>), PlanError> {
         let image = self.images.context_image(name, platform);
-        match image.map_err(|failure| self.no_base(number, name, failure))? {
-            Some(image) => Ok(Base::Image(Box::new(image), name.to_owned())),
-            None => Err(self.bad_base(
+        if let Some(image) = image.map_err(|failure| self.no_base(number, name, failure))? {
+            return Ok((Base::Image(Box::new(image), name.to_owned()), Vec::new()));
+        }
+        match parse_trigger(&format!("COPY --from={name} . /")) {
+            Ok(copy) => Ok((Base::Scratch, vec![copy])),
+            Err(error) => Err(self.bad_base(
                 stage,
-                format!("the build context {name:?} is a directory; FROM needs an image"),
+                format!("the files of the build context {name:?} cannot be copied: {error}"),
             )),
         }
     }
