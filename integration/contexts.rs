@@ -355,5 +355,6 @@ fn files_of_a_named_context_are_an_image_for_from() {
     assert_facts("a stage on it", &image.tree(), &own);
     assert_facts("a stage on it", &image.tree(), &[("/only", "- 0644 0:0 3 \"sub\"")]);
     assert_eq!(image.setting("/Env/1"), "A=1");
-    build("2").flag("--dryrun").run().succeeded();
+    let ended = build("2").flag("--dryrun").run().succeeded();
+    assert!(ended.log.contains("     3  COPY . /  [layer]"), "{}", ended.log);
 }

@@ -55,8 +55,8 @@ pub struct PlannedStage<'a> {
     pub source: &'a Stage,
     /// What it starts from.
     pub base: Base,
-    /// The instructions, those that the base left as triggers first. Where it is a context of files, what
-    /// brings these is one of them.
+    /// The instructions, those that the base left as triggers first. Where it is a context of files, which
+    /// has no triggers, the first one copies these, in the place of `FROM`.
     pub instructions: Vec<Located<Instruction>>,
     /// How many of `instructions` are triggers.
     pub triggers: usize,
@@ -349,10 +349,11 @@ impl<'a> Planner<'a, '_> {
             Some(name) => self.context_base(number, stage, name, &platform)?,
             None => self.base(number, stage, &platform)?,
         };
-        let mut triggers = instructions.len();
+        let mut triggers = 0;
         if replaced.is_none() {
-            instructions.extend(self.triggers(stage, &base)?);
-            triggers = instructions.len();
+            let carried = self.triggers(stage, &base)?;
+            triggers = carried.len();
+            instructions.extend(carried);
             instructions.extend(stage.instructions.iter().cloned());
         }
         let sources = self.sources(number, &instructions);
@@ -481,7 +482,7 @@ impl<'a> Planner<'a, '_> {
         stage.name.as_deref().filter(|name| self.images.has_context(name))
     }
 
-    /// A context as a base. A directory is an image of its files: nothing, into which they are copied.
+    /// A context as a base. One of files is an image of its files: nothing, into which they are copied.
     fn context_base(
         &self,
         number: usize,
@@ -494,7 +495,10 @@ impl<'a> Planner<'a, '_> {
             return Ok((Base::Image(Box::new(image), name.to_owned()), Vec::new()));
         }
         match parse_trigger(&format!("COPY --from={name} . /")) {
-            Ok(copy) => Ok((Base::Scratch, vec![copy])),
+            Ok(copy) => {
+                let copy = Located { line: stage.line, span: stage.base.span, ..copy };
+                Ok((Base::Scratch, vec![copy]))
+            }
             Err(error) => Err(self.bad_base(
                 stage,
                 format!("the files of the build context {name:?} cannot be copied: {error}"),
