@@ -115,7 +115,10 @@ fn head(from: &mut impl BufRead) -> Option<String> {
 
 fn serve(mut client: TcpStream, target: &str, state: &Mutex<State>) -> Option<()> {
     let mut requests = BufReader::new(client.try_clone().ok()?);
-    let head = head(&mut requests)?;
+    let Some(head) = head(&mut requests) else {
+        // As servers of plain HTTP answer a handshake.
+        return answer(&mut client, 400, &[], "").ok();
+    };
     let fault = {
         let mut state = state.lock().unwrap();
         state.heads.push(head.clone());

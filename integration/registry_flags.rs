@@ -238,3 +238,51 @@ fn a_certificate_that_does_not_hold_is_told_by_what_is_wrong_with_it() {
         it("--skip-tls-verify").succeeded();
     }
 }
+
+/// The first connection ends before a byte came back, as a load balancer's does whose server is being exchanged.
+#[test]
+fn a_first_handshake_that_breaks_off_is_tried_again() {
+    let registry = Registry::start(Access::Tls);
+    let (mut first, arrived) = (true, std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+    let counted = std::sync::Arc::clone(&arrived);
+    let address = crate::relay::start(registry.address(), move |mut client, mut server| {
+        let number = counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if std::mem::take(&mut first) && number == 0 {
+            let _ = server.shutdown(std::net::Shutdown::Both);
+            let _ = client.shutdown(std::net::Shutdown::Both);
+            return;
+        }
+        let _ = std::io::copy(&mut client, &mut server);
+        let _ = server.shutdown(std::net::Shutdown::Write);
+    });
+    build("FROM busybox\nRUN touch /a\n")
+        .base("busybox", base::busybox())
+        .flag(format!("--destination={address}/app:1"))
+        .bring("ca", registry.authority())
+        .variable("SSL_CERT_FILE", "{ca}")
+        .run()
+        .succeeded();
+    Image::pull(&registry, "app:1").validate();
+}
+
+/// What kaniko's own documentation has people write, and what its image has the programs for.
+#[test]
+fn a_helper_that_kaniko_brings_need_not_be_there() {
+    let registry = Registry::start(Access::PlainBasic);
+    let login = registry.docker_config();
+    let config = std::fs::read_to_string(login.join("config.json")).unwrap();
+    for (store, succeeds) in [("ecr-login", true), ("gcr", true), ("desktop", false)] {
+        let text = config.replacen('{', &format!("{{\"credsStore\":\"{store}\","), 1);
+        std::fs::write(login.join("config.json"), text).unwrap();
+        let ended = build("FROM busybox\n")
+            .base("busybox", base::busybox())
+            .flag(format!("--destination={}", registry.reference("app:1")))
+            .bring("login", &login)
+            .variable("DOCKER_CONFIG", "{login}")
+            .run();
+        match succeeds {
+            true => drop(ended.succeeded()),
+            false => ended.refused(1, &["docker-credential-desktop was not found"]),
+        }
+    }
+}

@@ -175,6 +175,14 @@ fn several_destinations_get_the_same_image() {
     build.run().succeeded();
     assert_eq!(registry.manifest("one:1"), registry.manifest("two/deep:latest"));
     assert!(registry.manifest("one:1").is_some());
+    // The registry gets each blob once, and is told where it has it.
+    let uploads = registry.paths("PUT").into_iter().filter(|path| path.contains("/blobs/uploads/"));
+    let mut repositories: Vec<String> =
+        uploads.map(|path| path.split("/blobs/").next().unwrap().to_owned()).collect();
+    assert_eq!(repositories.len(), 3, "{repositories:?}");
+    repositories.sort_unstable();
+    Image::pull(&registry, "one:1").validate();
+    Image::pull(&registry, "two/deep:latest").validate();
 }
 
 #[test]

@@ -13,6 +13,9 @@ use crate::report::{Explain as _, Failure};
 use crate::rootfs::Rootfs;
 use crate::step::{Copier, CopyRules, Found, SourceTree, add, make_workdir};
 
+/// The tree with nothing in it: no image has this name, all of them have a registry's in front.
+const SCRATCH: &str = "scratch";
+
 impl<'a> Stages<'a, '_> {
     pub(super) fn copy(&mut self, step: &CopyStep, fold: &mut Fold) -> Result<Difference, Failure> {
         let rules = rules(step, fold.root()?)?;
@@ -101,19 +104,20 @@ impl<'a> Stages<'a, '_> {
             .could_not(|| "compare what was written".to_owned())
     }
 
-    /// Unpacks the image that files are copied from, once.
+    /// Unpacks the image or makes the empty tree that files are copied from, once.
     pub(super) fn prepare_origin(&mut self, from: &Origin) -> Result<(), Failure> {
         let (name, image) = match from {
             Origin::Context => return Ok(()),
             Origin::Stage(number) => return self.lay_out_finished(*number),
+            Origin::Scratch => (SCRATCH.to_owned(), None),
             Origin::Image(reference) => (
                 reference.to_string(),
-                self.builder.images.image(reference, &self.builder.order.platform)?,
+                Some(self.builder.images.image(reference, &self.builder.order.platform)?),
             ),
             Origin::Named(name) => {
                 let platform = &self.builder.order.platform;
                 match self.builder.images.context_image(name, platform)? {
-                    Some(image) => (format!("context {name}"), image),
+                    Some(image) => (format!("context {name}"), Some(image)),
                     None => return Ok(()),
                 }
             }
@@ -123,10 +127,12 @@ impl<'a> Stages<'a, '_> {
         }
         let dir = self.builder.work.root(&format!("image-{}", self.foreign.len()))?;
         let mut rootfs = Rootfs::empty(&dir).could_not(|| format!("unpack {name}"))?;
-        tracing::info!("Unpacking {name} to copy from it");
-        self.builder.images.prefetch(&image, &self.builder.work.blobs());
-        self.builder.unpack(image.layers(), &mut rootfs)?;
-        self.builder.images.forget(&image, &[]);
+        if let Some(image) = image {
+            tracing::info!("Unpacking {name} to copy from it");
+            self.builder.images.prefetch(&image, &self.builder.work.blobs());
+            self.builder.unpack(image.layers(), &mut rootfs)?;
+            self.builder.images.forget(&image, &[]);
+        }
         self.foreign.insert(name, rootfs);
         Ok(())
     }
@@ -145,6 +151,7 @@ impl<'a> Stages<'a, '_> {
                 SourceTree::rootfs(rootfs.tree().path(), &format!("stage {number}"))
             }
             Origin::Image(reference) => self.foreign_source(&reference.to_string())?,
+            Origin::Scratch => self.foreign_source(SCRATCH)?,
             Origin::Named(name) => match context {
                 Some(opened) => opened,
                 None => self.foreign_source(&format!("context {name}"))?,
@@ -183,7 +190,7 @@ pub(super) fn context_sources<'a>(
             }
             NamedContext::Image(_) | NamedContext::Layout { .. } | NamedContext::Remote(_) => None,
         },
-        Origin::Stage(_) | Origin::Image(_) => None,
+        Origin::Stage(_) | Origin::Image(_) | Origin::Scratch => None,
     }
 }
 

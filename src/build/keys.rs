@@ -170,7 +170,7 @@ impl Keys<'_> {
     fn is_elsewhere(&self, from: &Origin) -> bool {
         match from {
             Origin::Context => false,
-            Origin::Stage(_) | Origin::Image(_) => true,
+            Origin::Stage(_) | Origin::Image(_) | Origin::Scratch => true,
             Origin::Named(name) => !matches!(self.images.named(name), Some(NamedContext::Dir(_))),
         }
     }
@@ -259,6 +259,7 @@ impl Keys<'_> {
                 let image = images.context_image(name, platform).ok()??;
                 Some(key::image(name, &diff_ids(&image)))
             }
+            Origin::Scratch => Some(key::image("scratch", &[])),
             Origin::Context | Origin::Named(_) => None,
         })
     }
@@ -364,7 +365,7 @@ pub(super) fn sources_of(action: &Action) -> Vec<usize> {
     };
     let stages = origins.into_iter().filter_map(|origin| match origin {
         Origin::Stage(number) => Some(*number),
-        Origin::Context | Origin::Named(_) | Origin::Image(_) => None,
+        Origin::Context | Origin::Named(_) | Origin::Image(_) | Origin::Scratch => None,
     });
     stages.collect()
 }

@@ -240,6 +240,7 @@ impl<'a> Stages<'a, '_> {
     fn identity(&self, from: &Origin) -> Result<String, Failure> {
         let image = match from {
             Origin::Context => return Ok("the build context".to_owned()),
+            Origin::Scratch => return Ok("nothing".to_owned()),
             Origin::Stage(number) => match self.finished.get(number) {
                 Some(finished) => {
                     let history = finished.image.config().history.iter();

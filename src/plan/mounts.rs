@@ -118,15 +118,15 @@ impl Evaluator<'_> {
         let target = self.target(&mount.target)?;
         let (source, read_only) = (absolute("/", &mount.source), mount.read_only);
         let from = match self.mount_origin(&mount.from)? {
-            Some(from) => from,
-            None if mount.from.is_empty() => Origin::Context,
-            None if source == "/" => {
+            None => Origin::Context,
+            Some(Origin::Scratch) if source == "/" => {
                 return Ok(RunMount::Tmpfs { target, size: None, read_only });
             }
-            None => {
+            Some(Origin::Scratch) => {
                 let message = format!("RUN --mount: there is no {source} in scratch");
                 return Err(StepErrorKind::Value(message));
             }
+            Some(from) => from,
         };
         Ok(RunMount::Bind { from, source, target, read_only })
     }
@@ -140,7 +140,7 @@ impl Evaluator<'_> {
         Ok(RunMount::Cache {
             id,
             sharing: mount.sharing.unwrap_or(Sharing::Shared),
-            from: self.mount_origin(&mount.from)?,
+            from: self.mount_origin(&mount.from)?.filter(|from| *from != Origin::Scratch),
             source: absolute("/", &mount.source),
             target: self.target(&mount.target)?,
             read_only: mount.read_only,
@@ -190,9 +190,9 @@ impl Evaluator<'_> {
         }
     }
 
-    /// What `from` names; nothing where it names nothing, or `scratch`.
+    /// What `from` names; nothing where it is empty.
     fn mount_origin(&self, from: &str) -> Result<Option<Origin>, StepErrorKind> {
-        if from.is_empty() || (from == "scratch" && !self.images.has_context(from)) {
+        if from.is_empty() {
             return Ok(None);
         }
         resolve_origin(from, self.stage, self.dockerfile, self.images)

@@ -1,5 +1,7 @@
 //! What `--from` names: a stage before this one, a context, an image.
 
+use std::collections::BTreeSet;
+
 use super::stages::{BaseImages, PlanError, file};
 use crate::dockerfile::{Dockerfile, Instruction, Span, Stage};
 use crate::image::Reference;
@@ -15,6 +17,8 @@ pub enum Origin {
     Stage(usize),
     /// An image.
     Image(Reference),
+    /// `scratch`: a tree with nothing in it.
+    Scratch,
 }
 
 /// What `--from=…` of an instruction in stage `stage` means.
@@ -51,6 +55,9 @@ pub(super) fn resolve_origin(
             Err(format!("--from={from} is not the number of an earlier stage"))
         };
     }
+    if from == "scratch" {
+        return Ok(Origin::Scratch);
+    }
     from.parse().map(Origin::Image).map_err(|error: crate::image::ImageError| error.to_string())
 }
 
@@ -69,7 +76,8 @@ pub(super) fn origins(instruction: &Instruction) -> Vec<(&str, Span)> {
     }
 }
 
-/// Refuses a name or number of a stage that is not built yet, before anything is built.
+/// Refuses a name or number of a stage that is not built yet, before anything is built. What
+/// [`is_readable`] refuses is not told again.
 pub(super) fn looks_back(
     from: &str,
     stage: usize,
@@ -83,14 +91,68 @@ pub(super) fn looks_back(
     }
     let Some(later) = later_stage(from, stage, dockerfile) else { return Ok(()) };
     let other = &dockerfile.stages[later];
-    let message = if later == stage {
-        format!("--from={from} names the stage it stands in")
-    } else if names(other, stage, dockerfile) {
+    let message = if names(other, stage, dockerfile) {
         format!("--from={from} names a stage that needs this one: a cycle")
     } else {
         format!("--from={from} names a stage that begins later, on line {}", other.line)
     };
     Err(PlanError::BadOrigin { file: file(dockerfile), line, span, stage: other.span, message })
+}
+
+/// Refuses what no stage may say, needed or not: a number that no stage has, a name that is none, a cycle.
+pub(super) fn is_readable(
+    from: &str,
+    stage: usize,
+    line: usize,
+    span: Span,
+    dockerfile: &Dockerfile,
+    images: &dyn BaseImages,
+) -> Result<(), PlanError> {
+    if from.is_empty() || resolve_origin(from, stage, dockerfile, images).is_ok() {
+        return Ok(());
+    }
+    let file = file(dockerfile);
+    match later_stage(from, stage, dockerfile) {
+        None => {
+            let last = dockerfile.stages.len() - 1;
+            let message = match from.parse::<usize>() {
+                Ok(_) => format!("--from={from} is the number of no stage: the last one is {last}"),
+                Err(_) => match from.parse::<Reference>() {
+                    Ok(_) => return Ok(()),
+                    Err(error) => format!("--from={from}: {error}"),
+                },
+            };
+            Err(PlanError::BadBase { file, line, span, message, hint: None })
+        }
+        Some(later) if takes_from(later, stage, dockerfile, &mut BTreeSet::new()) => {
+            let message = if later == stage {
+                format!("--from={from} names the stage it stands in")
+            } else {
+                format!("--from={from} names a stage that needs this one: a cycle")
+            };
+            let stage = dockerfile.stages[later].span;
+            Err(PlanError::BadOrigin { file, line, span, stage, message })
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Whether `stage` is `wanted`, or takes files from it by however many others.
+fn takes_from(
+    stage: usize,
+    wanted: usize,
+    dockerfile: &Dockerfile,
+    seen: &mut BTreeSet<usize>,
+) -> bool {
+    if stage == wanted {
+        return true;
+    }
+    let instructions = &dockerfile.stages[stage].instructions;
+    let named = instructions.iter().flat_map(|instruction| origins(&instruction.node));
+    let sources = named.filter_map(|(from, _)| later_stage(from, 0, dockerfile));
+    let sources: Vec<usize> = sources.collect();
+    seen.insert(stage)
+        && sources.into_iter().any(|source| takes_from(source, wanted, dockerfile, seen))
 }
 
 fn later_stage(from: &str, stage: usize, dockerfile: &Dockerfile) -> Option<usize> {

@@ -12,7 +12,7 @@ use crate::image::{Image, Platform, Reference};
 use crate::report::Failure;
 
 use super::goals::Goals;
-use super::origin::{Origin, looks_back, origins, resolve_origin};
+use super::origin::{Origin, is_readable, looks_back, origins, resolve_origin};
 use super::scope::{Arguments, is_predefined};
 
 /// Where the images of `FROM` come from; the one thing the plan has to ask for.
@@ -242,7 +242,7 @@ struct Planner<'a, 'p> {
 }
 
 impl<'a> Planner<'a, '_> {
-    /// What every `FROM` says has to be readable, also that of a stage that nobody needs.
+    /// What every `FROM` and `--from` says has to be readable, also in a stage that nobody needs.
     fn read_bases(&self) -> Result<(), PlanError> {
         for (number, stage) in self.dockerfile.stages.iter().enumerate() {
             let name = self.base_name(stage)?;
@@ -251,15 +251,31 @@ impl<'a> Planner<'a, '_> {
                 && name != "scratch"
                 && self.stage_named(&name, number).is_none();
             if is_image {
-                self.reference(stage, &name)?;
+                self.reference(stage, number, &name)?;
+            }
+            for instruction in &stage.instructions {
+                for (from, span) in origins(&instruction.node) {
+                    let line = instruction.line;
+                    is_readable(from, number, line, span, self.dockerfile, self.images)?;
+                }
             }
         }
         Ok(())
     }
 
-    fn reference(&self, stage: &Stage, name: &str) -> Result<Reference, PlanError> {
-        name.parse()
-            .map_err(|error: crate::image::ImageError| self.bad_base(stage, error.to_string()))
+    fn reference(&self, stage: &Stage, number: usize, name: &str) -> Result<Reference, PlanError> {
+        name.parse().map_err(|error: crate::image::ImageError| {
+            let lower = name.to_lowercase();
+            let is_stage = self.stage_named(&lower, number).is_some();
+            let hint = is_stage.then(|| format!("the stage is FROM {lower}: case counts there"));
+            PlanError::BadBase {
+                file: file(self.dockerfile),
+                line: stage.line,
+                span: stage.base.span,
+                message: error.to_string(),
+                hint,
+            }
+        })
     }
 
     /// Looks at the names in stage `number` and in all that it needs, before any image is asked for.
@@ -289,11 +305,14 @@ impl<'a> Planner<'a, '_> {
     /// that is told, since it is seldom meant.
     fn look_at_base(&self, number: usize, stage: &Stage) -> Result<Option<usize>, PlanError> {
         let name = self.base_name(stage)?;
-        if self.images.has_context(&name) || name == "scratch" {
+        if self.images.has_context(&name) {
             return Ok(None);
         }
         if let Some(below) = self.stage_named(&name, number) {
             return Ok(Some(below));
+        }
+        if name == "scratch" {
+            return Ok(None);
         }
         let lower = name.to_lowercase();
         let mut later = self.dockerfile.stages[number + 1..].iter();
@@ -371,7 +390,8 @@ impl<'a> Planner<'a, '_> {
         let named = instructions.iter().flat_map(|instruction| origins(&instruction.node));
         let sources = named.filter_map(|(from, _)| match self.origin(from, stage) {
             Ok(Origin::Stage(source)) => Some(source),
-            Ok(Origin::Context | Origin::Named(_) | Origin::Image(_)) | Err(_) => None,
+            Ok(Origin::Context | Origin::Named(_) | Origin::Image(_) | Origin::Scratch)
+            | Err(_) => None,
         });
         sources.collect()
     }
@@ -436,13 +456,13 @@ impl<'a> Planner<'a, '_> {
         if self.images.has_context(&name) {
             return self.context_base(number, stage, &name, platform);
         }
-        if name == "scratch" {
-            return Ok(Base::Scratch);
-        }
         if let Some(below) = self.stage_named(&name, number) {
             return Ok(Base::Stage(below));
         }
-        let reference = self.reference(stage, &name)?;
+        if name == "scratch" {
+            return Ok(Base::Scratch);
+        }
+        let reference = self.reference(stage, number, &name)?;
         let no_base = |failure| self.no_base(number, &name, failure);
         let image = self.images.image(&reference, platform).map_err(no_base)?;
         Ok(Base::Image(Box::new(image), name))
@@ -470,12 +490,12 @@ impl<'a> Planner<'a, '_> {
         }
     }
 
-    /// The nearest stage of that name before `before`.
+    /// The nearest stage of that name before `before`. As in Docker, `FROM` has to say it in lower case,
+    /// however it was written where the stage begins.
     fn stage_named(&self, name: &str, before: usize) -> Option<usize> {
-        let name = name.to_lowercase();
         self.dockerfile.stages[..before]
             .iter()
-            .rposition(|stage| stage.name.as_deref() == Some(name.as_str()))
+            .rposition(|stage| stage.name.as_deref() == Some(name))
     }
 
     fn triggers(&self, stage: &Stage, base: &Base) -> Result<Vec<Located<Instruction>>, PlanError> {

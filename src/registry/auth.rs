@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 
 use super::builtin::Found;
 use super::challenge::Challenge;
-use super::exchange::{Client, Failure, authority};
+use super::exchange::{Client, Failure, authority, named};
 use super::settings::Purpose;
 use super::{By, Login, RegistryError, Secret, answer, retry};
 use crate::image::Repository;
@@ -31,7 +31,7 @@ const TOKEN_LIMIT: usize = 1 << 20;
 const HELPERS_LIFE: Duration = Duration::from_secs(900);
 
 /// What a token has to allow, in the token specification's words.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Default, Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Scope(BTreeSet<String>);
 
 impl Scope {
@@ -250,7 +250,9 @@ impl Client {
         let scopes = scope.0.iter().map(|scope| ("scope", scope.as_str()));
         let service = service.iter().map(|service| ("service", service.as_str()));
         let pairs: Vec<(&str, &str)> = service.chain(scopes).collect();
-        let client = self.transport.client(&authority(&realm), asker.purpose)?;
+        let registry = asker.repository.registry();
+        let server = named(&realm, asker.origin, registry);
+        let client = self.transport.client(&server, asker.purpose)?;
         let request = match &login {
             Some(Login::Identity(token)) => refresh(&client, &realm, &pairs, token),
             Some(login) => match basic(login)? {
@@ -280,9 +282,15 @@ impl Client {
             return Err(Failure::of_status(status, error, asked));
         }
         let bad = |why: String| Failure::from(RegistryError::answer(&what, why));
-        let body = answer::read_limited(response, TOKEN_LIMIT, idle)
-            .await
-            .map_err(|error| bad(error.to_string()))?;
+        let body =
+            answer::read_limited(response, TOKEN_LIMIT, idle).await.map_err(
+                |error| match error {
+                    answer::Unread::TooLong(_) => bad(error.to_string()),
+                    answer::Unread::Broken(why) => {
+                        Failure::Transient(RegistryError::answer(&what, why), None)
+                    }
+                },
+            )?;
         let answer: TokenAnswer =
             serde_json::from_slice(&body).map_err(|_| bad("the answer is no token".to_owned()))?;
         let given = answer.token.or(answer.access_token).filter(|token| !token.is_empty());

@@ -53,7 +53,9 @@ pub struct Credentials {
 #[derive(Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct AuthFile {
+    #[serde(deserialize_with = "or_nothing")]
     auths: BTreeMap<String, Entry>,
+    #[serde(deserialize_with = "or_nothing")]
     cred_helpers: BTreeMap<String, String>,
     creds_store: Option<String>,
 }
@@ -66,6 +68,15 @@ struct Entry {
     password: Option<String>,
     identitytoken: Option<String>,
     registrytoken: Option<String>,
+}
+
+/// `null` is written for what is empty.
+fn or_nothing<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 impl Credentials {
@@ -184,7 +195,11 @@ impl Entry {
         if let (Some(user), Some(password)) = (given(&self.username), given(&self.password)) {
             return Ok(Some(Login::Basic { user, password: Secret::new(password) }));
         }
-        given(&self.auth).map(|auth| decode(&auth)).transpose()
+        let login = given(&self.auth).map(|auth| decode(&auth)).transpose()?;
+        // Written by pipelines whose variables were empty: nobody.
+        Ok(login.filter(|login| {
+            !matches!(login, Login::Basic { user, password } if user.is_empty() && password.expose().is_empty())
+        }))
     }
 }
 
@@ -202,8 +217,12 @@ fn keys(repository: &Repository) -> Vec<String> {
     let full = repository.to_string();
     let mut keys = vec![full.clone()];
     keys.extend(full.rmatch_indices('/').map(|(at, _)| full[..at].to_owned()));
-    if repository.registry() == "index.docker.io" {
-        keys.extend(["docker.io", "registry-1.docker.io"].map(str::to_owned));
+    let hub = "index.docker.io";
+    if repository.registry() == hub {
+        // Podman writes paths below the short name.
+        let short = |key: String| [key.replacen(hub, "docker.io", 1), key].into_iter().rev();
+        keys = keys.into_iter().flat_map(short).collect();
+        keys.push("registry-1.docker.io".to_owned());
     }
     keys
 }
@@ -216,12 +235,16 @@ fn server_of(keys: &[String]) -> &str {
     }
 }
 
-/// Keys are compared without a scheme and without `/v1/`, `/v2/` or a slash at their end.
+/// Keys are compared without a scheme and without `/v1/`, `/v2/` or a slash at their end; one that is written without
+/// them goes before.
 fn find<'a, T>(map: &'a BTreeMap<String, T>, keys: &[String]) -> Option<&'a T> {
-    keys.iter().find_map(|key| map.iter().find(|(name, _)| bare(name) == key).map(|(_, it)| it))
+    keys.iter().find_map(|key| {
+        let otherwise = || map.iter().find(|(name, _)| bare(name) == key).map(|(_, it)| it);
+        map.get(key).or_else(otherwise)
+    })
 }
 
-fn bare(name: &str) -> &str {
+pub(super) fn bare(name: &str) -> &str {
     let name = name.split_once("://").map_or(name, |(_, rest)| rest).trim_end_matches('/');
     name.strip_suffix("/v1").or(name.strip_suffix("/v2")).unwrap_or(name)
 }
@@ -249,10 +272,17 @@ mod tests {
             "r.example/team":{"username":"team","password":"p"},
             "https://s.example:5000/v2/":{"identitytoken":"t","auth":"PHRva2VuPjo="},
             "t.example":{"registrytoken":"t"}, "empty.example":{},
+            "https://both.example/v2/":{"username":"old","password":"p"},
+            "both.example":{"username":"new","password":"p"},
+            "docker.io/team":{"username":"team","password":"h"},
+            "nobody.example":{"auth":"Og=="},
             "bad.example":{"auth":"%"}}}"#;
         for (repository, want) in [
             ("debian", "hub:p:q"),
             ("docker.io/a/b", "hub:p:q"),
+            ("docker.io/team/b", "team:h"),
+            ("both.example/a", "new:p"),
+            ("nobody.example/a", "-"),
             ("r.example/a", "r:p"),
             ("r.example/team/a", "team:p"),
             ("r.example/teams/a", "r:p"),
@@ -265,6 +295,14 @@ mod tests {
         ] {
             assert_eq!(user(both, repository), want, "{repository}");
         }
+        assert_eq!(user(r#"{"auths":null,"credHelpers":null}"#, "r.example/a"), "-");
+        let shipped =
+            r#"{"credsStore":"ecr-login","auths":{"r.example":{"username":"r","password":"p"}}}"#;
+        assert_eq!(user(shipped, "r.example/a"), "r:p");
+        assert_eq!(
+            user(&shipped.replace("ecr-login", "other"), "r.example/a"),
+            "credentials: the helper docker-credential-other was not found"
+        );
     }
 
     #[test]

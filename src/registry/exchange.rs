@@ -35,6 +35,9 @@ pub(crate) struct Client {
     pub(crate) uploads: Semaphore,
     /// Each blob is sent once to a repository, however many ask for it.
     pub(crate) arrivals: Mutex<Arrivals>,
+    /// By registry and digest, the repository that has a blob since it was sent there. Locked while it is sent: who
+    /// wants it in another repository waits, and asks for it from there.
+    pub(crate) sent: Mutex<HashMap<(String, Digest), SentTo>>,
     /// What destinations had before.
     pub(crate) standing: Standing,
     /// Registries that did not take a blob with the request that begins its upload.
@@ -42,6 +45,9 @@ pub(crate) struct Client {
     /// Hosts that have answered: a refused connection there is a hiccup and not a wrong name.
     answered: Mutex<HashSet<String>>,
 }
+
+/// The repository that got a blob from here; nothing until then.
+pub(crate) type SentTo = Arc<tokio::sync::Mutex<Option<Repository>>>;
 
 /// What a request carries. A body is made anew for each try.
 #[derive(Clone, Debug)]
@@ -125,6 +131,7 @@ impl<'a> Request<'a> {
         let scope = match purpose {
             Purpose::Pull => Scope::pull(repository),
             Purpose::Push => Scope::push(repository),
+            Purpose::Service => Scope::default(),
         };
         let (headers, body) = (HeaderMap::new(), Body::Empty);
         Self { what, purpose, repository, scope, method, url, headers, body }
@@ -157,6 +164,7 @@ impl Client {
             downloads: Semaphore::new(settings.parallel.max(1)),
             uploads: Semaphore::new(settings.parallel.max(1)),
             arrivals: Mutex::default(),
+            sent: Mutex::default(),
             standing: Standing::default(),
             takes_no_whole: Mutex::default(),
             answered: Mutex::default(),
@@ -234,8 +242,9 @@ impl Client {
         authorization: Option<&reqwest::header::HeaderValue>,
     ) -> Result<Response, Failure> {
         let mut url = request.url.clone();
+        let registry = request.repository.registry();
         for _ in 0..=REDIRECTS {
-            let client = self.transport.client(&authority(&url), request.purpose)?;
+            let client = self.transport.client(&named(&url, origin, registry), request.purpose)?;
             let mut builder = client
                 .request(request.method.clone(), url.clone())
                 .headers(request.headers.clone());
@@ -261,21 +270,31 @@ impl Client {
                 self.send_once(request.what, url, builder).await
             }
             Body::Empty => {
-                self.send_once(request.what, url, builder.header(CONTENT_LENGTH, 0)).await
+                let builder = builder.header(CONTENT_LENGTH, 0);
+                self.send_within(self.takes(&request.method), request.what, url, builder).await
             }
             Body::Bytes(bytes) => {
-                self.send_once(request.what, url, builder.body(bytes.clone())).await
+                let builder = builder.body(bytes.clone());
+                self.send_within(self.takes(&request.method), request.what, url, builder).await
             }
             Body::File { path, offset, length } => {
                 let (body, moved) = FileBody::open(path, *offset, *length).await?;
                 let builder = builder.header(CONTENT_LENGTH, *length).body(body);
-                let idle = self.settings.patience.idle;
+                let patience = self.settings.patience;
                 tokio::select! {
                     answer = builder.send() => self.judge(request.what, url, answer),
-                    () = moved.stalled(idle) => Err(stalled(request.what, idle)),
+                    limit = moved.stalled(patience.idle, patience.commit) => {
+                        Err(stalled(request.what, limit))
+                    }
                 }
             }
         }
+    }
+
+    /// How long the answer to a method may take: a PUT ends an upload.
+    fn takes(&self, method: &Method) -> Duration {
+        let patience = self.settings.patience;
+        if method == Method::PUT { patience.commit } else { patience.idle }
     }
 
     /// Sends what has no long body: no answer within the idle time is a stall.
@@ -285,10 +304,19 @@ impl Client {
         url: &Url,
         builder: reqwest::RequestBuilder,
     ) -> Result<Response, Failure> {
-        let idle = self.settings.patience.idle;
-        match tokio::time::timeout(idle, builder.send()).await {
+        self.send_within(self.settings.patience.idle, what, url, builder).await
+    }
+
+    async fn send_within(
+        &self,
+        limit: Duration,
+        what: &str,
+        url: &Url,
+        builder: reqwest::RequestBuilder,
+    ) -> Result<Response, Failure> {
+        match tokio::time::timeout(limit, builder.send()).await {
             Ok(answer) => self.judge(what, url, answer),
-            Err(_) => Err(stalled(what, idle)),
+            Err(_) => Err(stalled(what, limit)),
         }
     }
 
@@ -315,8 +343,9 @@ impl Client {
 
 /// No answer: whether it is worth another try, and what may help.
 fn network(what: &str, host: &str, error: reqwest::Error, known: bool) -> Failure {
-    let unreachable = error.is_connect() && !known;
+    let first = error.is_connect() && !known;
     let why = answer::causes(&error.without_url());
+    let unreachable = first && is_absent(&why);
     let certificate = is_certificate(&why);
     let hint = if certificate && why.contains("fatal alert") {
         Some("the registry wants a client certificate: give it with --registry-client-cert")
@@ -332,6 +361,13 @@ fn network(what: &str, host: &str, error: reqwest::Error, known: bool) -> Failur
     let error =
         RegistryError::Network { what: what.to_owned(), why: format!("{host}: {why}"), hint };
     if certificate || unreachable { Failure::Final(error) } else { Failure::Transient(error, None) }
+}
+
+/// Whether an error's text is about a host that is not there, and not about one that did not answer this time.
+pub(crate) fn is_absent(text: &str) -> bool {
+    let text = text.to_lowercase();
+    let unknown = text.contains("failed to lookup") || text.contains("dns error");
+    text.contains("refused") || (unknown && !text.contains("temporary failure"))
 }
 
 pub(crate) fn stalled(what: &str, idle: Duration) -> Failure {
@@ -383,8 +419,49 @@ fn is_same(one: &Url, other: &Url) -> bool {
     one.origin() == other.origin()
 }
 
+/// The name that settings know the server of a URL by: the registry's own as it was written, which may have a port
+/// that goes without saying.
+pub(crate) fn named(url: &Url, origin: &Url, registry: &str) -> String {
+    if is_same(url, origin) { registry.to_owned() } else { authority(url) }
+}
+
 /// Host and port as a reference names a registry; the scheme's own port is left out.
 pub(crate) fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_is_known_by_the_name_it_was_given() {
+        let url = |text: &str| Url::parse(text).unwrap();
+        for (asked, want) in [
+            ("https://r.example/v2/a", "r.example:443"),
+            ("https://store.example/a", "store.example"),
+            ("http://r.example/v2/a", "r.example"),
+            ("https://r.example:5000/a", "r.example:5000"),
+        ] {
+            let origin = url("https://r.example:443/v2/");
+            assert_eq!(named(&url(asked), &origin, "r.example:443"), want, "{asked}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_not_there_is_no_hiccup() {
+        for (text, want) in [
+            ("tcp connect error: Connection refused (os error 111)", true),
+            ("dns error: failed to lookup address information: Name or service not known", true),
+            (
+                "dns error: failed to lookup address information: Temporary failure in name resolution",
+                false,
+            ),
+            ("tls handshake eof", false),
+            ("Connection reset by peer (os error 104)", false),
+        ] {
+            assert_eq!(is_absent(text), want, "{text}");
+        }
+    }
 }

@@ -24,6 +24,9 @@ const TOKEN_USER: &str = "<token>";
 /// What the names of all helpers begin with.
 const PREFIX: &str = "docker-credential-";
 
+/// Programs that kaniko's image has, and whose work is done here without one.
+const BUILT_IN: [&str; 4] = ["acr-env", "ecr-login", "gcr", "gitlab"];
+
 /// The helpers there were at the start, and what they see.
 #[derive(Clone, Debug, Default)]
 pub struct Helpers {
@@ -96,6 +99,10 @@ pub(super) fn ask(
     name: &str,
     server: &str,
 ) -> Result<Option<Login>, RegistryError> {
+    if BUILT_IN.contains(&name) && !helpers.programs.contains_key(name) {
+        tracing::debug!("{PREFIX}{name} is no program here: what is built in is asked instead");
+        return Ok(None);
+    }
     let (program, output) = run(helpers, name, "get", server, server.as_bytes())?;
     let failed = |why: String| {
         RegistryError::Credentials(format!("{} for {server}: {why}", program.named.display()))

@@ -24,6 +24,7 @@ mod exchange;
 mod helper;
 mod layout_push;
 mod pending;
+mod proxies;
 mod pull;
 mod push;
 mod put;

@@ -27,7 +27,7 @@ pub(crate) async fn put(client: &Client, url: &Secret, text: &str) -> Result<(),
 }
 
 async fn put_once(client: &Client, what: &str, url: &Url, text: &str) -> Result<(), Failure> {
-    let http = client.transport.client(&authority(url), Purpose::Push)?;
+    let http = client.transport.client(&authority(url), Purpose::Service)?;
     let request = http.put(url.clone()).header(CONTENT_TYPE, "text/plain").body(text.to_owned());
     let response = client.send_once(what, url, request).await?;
     let status = response.status();

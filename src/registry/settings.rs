@@ -71,6 +71,8 @@ pub struct Patience {
     pub connect: Duration,
     /// How long a transfer may stand still.
     pub idle: Duration,
+    /// How long a registry may take over what it has got in full: some copy a layer before they answer.
+    pub commit: Duration,
 }
 
 /// How often an operation of several requests is begun again when it failed, whatever the reason: each
@@ -93,6 +95,7 @@ impl Default for Patience {
             longest_pause: Duration::from_secs(60),
             connect: Duration::from_secs(30),
             idle: Duration::from_secs(60),
+            commit: Duration::from_secs(900),
         }
     }
 }
@@ -127,6 +130,8 @@ impl Default for Settings {
 pub(crate) enum Purpose {
     Pull,
     Push,
+    /// Something else than a registry, as a server of logins: flags of registries do not speak of it.
+    Service,
 }
 
 impl Settings {
@@ -135,14 +140,42 @@ impl Settings {
         let all = match purpose {
             Purpose::Pull => self.insecure_pull,
             Purpose::Push => self.insecure,
+            Purpose::Service => false,
         };
         all || self.insecure_registries.iter().any(|it| it == registry)
     }
 
     /// Whether certificates are left unchecked.
     pub(crate) fn skips_verification(&self, registry: &str, purpose: Purpose) -> bool {
-        self.skip_tls_verify
-            || (self.skip_tls_verify_pull && purpose == Purpose::Pull)
-            || self.skip_tls_verify_registries.iter().any(|it| it == registry)
+        let all = match purpose {
+            Purpose::Pull => self.skip_tls_verify || self.skip_tls_verify_pull,
+            Purpose::Push => self.skip_tls_verify,
+            Purpose::Service => false,
+        };
+        all || self.skip_tls_verify_registries.iter().any(|it| it == registry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_registries_speak_of_registries() {
+        let all = Settings {
+            skip_tls_verify: true,
+            skip_tls_verify_pull: true,
+            insecure: true,
+            insecure_pull: true,
+            ..Settings::default()
+        };
+        for (purpose, want) in
+            [(Purpose::Pull, true), (Purpose::Push, true), (Purpose::Service, false)]
+        {
+            assert_eq!(all.skips_verification("r.example", purpose), want, "{purpose:?}");
+            assert_eq!(all.is_insecure("r.example", purpose), want, "{purpose:?}");
+        }
+        let pull = Settings { skip_tls_verify_pull: true, ..Settings::default() };
+        assert!(!pull.skips_verification("r.example", Purpose::Push));
     }
 }

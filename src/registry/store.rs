@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::credentials::HUB_KEY;
+use super::credentials::{HUB_KEY, bare};
 use super::helper::{self, Helpers};
 use super::{RegistryError, Secret};
 
@@ -46,6 +46,8 @@ pub fn store_login(
     let auths = file.entry("auths").or_insert_with(|| Value::Object(Map::new()));
     let auths = auths.as_object_mut().ok_or_else(no_config)?;
     let auth = BASE64_STANDARD.encode(format!("{user}:{}", password.expose()));
+    // The same registry written otherwise would still be found.
+    auths.retain(|name, _| bare(name) != bare(key));
     auths.insert(key.to_owned(), json!({ "auth": auth }));
     let text = serde_json::to_vec_pretty(&json).map_err(|_| no_config())?;
     Ok(Stored::In(text))

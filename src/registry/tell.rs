@@ -38,7 +38,7 @@ async fn post(
     headers: &[(String, Secret)],
     body: String,
 ) -> Result<(), RegistryError> {
-    let http = client.transport.client(&authority(&url), Purpose::Push)?;
+    let http = client.transport.client(&authority(&url), Purpose::Service)?;
     let mut request = http.post(url.clone()).header(CONTENT_TYPE, "application/json").body(body);
     for (name, value) in headers {
         request = request.header(name, value.expose());

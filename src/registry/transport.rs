@@ -6,11 +6,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use reqwest::{Certificate, Identity, NoProxy, Proxy, Url, redirect};
+use reqwest::{Certificate, Identity, Url, redirect};
 use tokio::sync::OnceCell;
 
 use super::answer::causes;
-use super::settings::Purpose;
+use super::exchange::is_absent;
+use super::retry::Budget;
+use super::settings::{Patience, Purpose};
 use super::{RegistryError, Settings};
 
 /// What each registry was found to speak; asked once.
@@ -119,7 +121,7 @@ impl Transport {
             let identity = Identity::from_pem(&pem).map_err(|e| invalid(certificate, &e))?;
             builder = builder.identity(identity);
         }
-        for proxy in proxies(settings)? {
+        for proxy in settings.proxies.all().map_err(RegistryError::Settings)? {
             builder = builder.proxy(proxy);
         }
         builder.build().map_err(|error| RegistryError::Settings(causes(&error)))
@@ -150,13 +152,29 @@ impl Transport {
 
     /// Plain HTTP is taken only where nothing there speaks TLS: a bad certificate stays an error.
     async fn probe(&self, registry: &str, purpose: Purpose) -> Result<Scheme, RegistryError> {
-        let url = base(Scheme::Https, registry)?;
-        let answer = self.client(registry, purpose)?.get(url).send().await;
-        let scheme = match answer {
-            Ok(_) => Scheme::Https,
-            // What fails later than the handshake, or by an alert, does speak TLS.
-            Err(error) if !error.is_connect() || is_certificate(&causes(&error)) => Scheme::Https,
-            Err(_) => Scheme::Http,
+        const PROBES: u32 = 3;
+        let (url, client) = (base(Scheme::Https, registry)?, self.client(registry, purpose)?);
+        let patience = self.settings.patience;
+        let mut budget = Budget::new(Patience { tries: PROBES, ..patience });
+        let scheme = loop {
+            let answer = tokio::time::timeout(patience.idle, client.get(url.clone()).send()).await;
+            let (why, silent) = match answer {
+                Ok(Ok(_)) => break Scheme::Https,
+                Ok(Err(error)) => match spoken(&error) {
+                    Some(scheme) => break scheme,
+                    None => (causes(&error), error.is_timeout()),
+                },
+                Err(_) => (format!("nothing moved for {} s", patience.idle.as_secs_f32()), true),
+            };
+            let what = format!("reach {registry}");
+            if budget.pause(&format!("{what}: {why}"), None).await {
+                continue;
+            }
+            if silent {
+                return Err(RegistryError::Network { what, why, hint: None });
+            }
+            // Who hangs up at each handshake does not speak TLS.
+            break Scheme::Http;
         };
         tracing::debug!(registry, scheme = scheme.text(), "chose a scheme");
         Ok(scheme)
@@ -167,6 +185,18 @@ impl std::fmt::Debug for Transport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Transport").field("settings", &self.settings).finish_non_exhaustive()
     }
+}
+
+/// What a server speaks that answered a handshake so; nothing where it may have been a hiccup.
+fn spoken(error: &reqwest::Error) -> Option<Scheme> {
+    let why = causes(error);
+    // What fails later than the handshake, or by an alert, does speak TLS.
+    if (!error.is_connect() && !error.is_timeout()) || is_certificate(&why) {
+        return Some(Scheme::Https);
+    }
+    // Bytes that are no TLS, and nobody at the port, which may be another one for plain HTTP.
+    let other = why.contains("InvalidContentType") || is_absent(&why);
+    other.then_some(Scheme::Http)
 }
 
 /// Whether an error's text is about a certificate rather than about TLS as such.
@@ -190,16 +220,6 @@ pub(crate) fn is_local(registry: &str) -> bool {
         Ok(std::net::IpAddr::V6(v6)) => v6.is_loopback(),
         Err(_) => host == "localhost" || host.ends_with(".localhost") || host.ends_with(".local"),
     }
-}
-
-fn proxies(settings: &Settings) -> Result<Vec<Proxy>, RegistryError> {
-    let given = &settings.proxies;
-    let except = given.exceptions.as_deref().and_then(NoProxy::from_string);
-    // The proxy's address may hold a password, so it stays out of the message.
-    let bad = |name: &str| RegistryError::Settings(format!("the {name} proxy is no valid URL"));
-    let http = given.http.as_ref().map(|url| Proxy::http(url).map_err(|_| bad("HTTP")));
-    let https = given.https.as_ref().map(|url| Proxy::https(url).map_err(|_| bad("HTTPS")));
-    http.into_iter().chain(https).map(|proxy| Ok(proxy?.no_proxy(except.clone()))).collect()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, RegistryError> {

@@ -19,7 +19,7 @@ use tokio_util::io::ReaderStream;
 use super::arrival::Arrival;
 use super::auth::Scope;
 use super::download::{fetch, verify_layout};
-use super::exchange::{Body, Client, Failure, Request, location};
+use super::exchange::{Body, Client, Failure, Request, SentTo, location};
 use super::settings::Purpose;
 use super::{RegistryError, retry};
 use crate::image::{Blob, BlobFile, Descriptor, ImageLayer, Repository};
@@ -106,6 +106,27 @@ impl Upload<'_> {
             tracing::debug!(digest = %self.wanted.digest, %from, "mounted");
             return Ok(());
         }
+        let sent = self.sent();
+        let mut sent = sent.lock().await;
+        if let Some(other) = sent.as_ref().filter(|other| *other != self.repository)
+            && self.mount(other).await?
+        {
+            tracing::debug!(digest = %self.wanted.digest, from = %other, "mounted");
+            return Ok(());
+        }
+        self.send_from(source).await?;
+        *sent = Some(self.repository.clone());
+        Ok(())
+    }
+
+    /// Where the registry has got this blob from here, if it has.
+    fn sent(&self) -> SentTo {
+        let mut sent = self.client.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (self.repository.registry().to_owned(), self.wanted.digest);
+        Arc::clone(sent.entry(key).or_default())
+    }
+
+    async fn send_from(&self, source: Source<'_>) -> Result<(), RegistryError> {
         let permit = self.client.uploads.acquire().await;
         let _permit = permit.map_err(|_| RegistryError::Cancelled(self.what.clone()))?;
         match source {
@@ -397,23 +418,27 @@ fn part(body: &Body, from: u64, length: u64) -> Body {
     }
 }
 
-/// When a body last moved.
+/// How many bytes of a body are left, and when it last moved.
 #[derive(Clone)]
-pub(crate) struct Moved(Arc<Mutex<Instant>>);
+pub(crate) struct Moved(Arc<Mutex<(u64, Instant)>>);
 
 impl Moved {
-    fn now(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    fn by(&self, count: u64) {
+        let mut moved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *moved = (moved.0.saturating_sub(count), Instant::now());
     }
 
-    /// Ends when nothing has moved for this long.
-    pub(crate) async fn stalled(&self, idle: Duration) {
+    /// Ends when nothing has moved for `idle`, or for `commit` once all is on its way; tells which.
+    pub(crate) async fn stalled(&self, idle: Duration, commit: Duration) -> Duration {
         loop {
-            let end = *self.0.lock().unwrap_or_else(PoisonError::into_inner) + idle;
+            let (left, last) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let limit = if left == 0 { commit } else { idle };
+            let end = last + limit;
             if end <= Instant::now() {
-                return;
+                return limit;
             }
-            tokio::time::sleep_until(end).await;
+            // What is last to be read may move soon, and then the other limit holds.
+            tokio::time::sleep_until(end.min(Instant::now() + idle)).await;
         }
     }
 }
@@ -430,9 +455,25 @@ impl FileBody {
     ) -> Result<(reqwest::Body, Moved), RegistryError> {
         let mut file = File::open(path).await.map_err(RegistryError::io(path))?;
         file.seek(SeekFrom::Start(offset)).await.map_err(RegistryError::io(path))?;
-        let moved = Moved(Arc::new(Mutex::new(Instant::now())));
+        let moved = Moved(Arc::new(Mutex::new((length, Instant::now()))));
         let watched = moved.clone();
-        let reader = tokio_util::io::InspectReader::new(file.take(length), move |_| watched.now());
+        let reader = tokio_util::io::InspectReader::new(file.take(length), move |bytes| {
+            watched.by(bytes.len() as u64);
+        });
         Ok((reqwest::Body::wrap_stream(ReaderStream::with_capacity(reader, READ)), moved))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_wholly_on_its_way_may_take_longer() {
+        let (idle, commit) = (Duration::from_millis(1), Duration::from_millis(3));
+        let moved = Moved(Arc::new(Mutex::new((5, Instant::now()))));
+        assert_eq!(moved.stalled(idle, commit).await, idle);
+        moved.by(5);
+        assert_eq!(moved.stalled(idle, commit).await, commit);
     }
 }

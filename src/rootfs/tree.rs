@@ -186,6 +186,18 @@ impl Tree {
         metadata.put_at(parent.as_fd(), &name)
     }
 
+    /// Sets only the permission bits of `path`, which must not be a link.
+    ///
+    /// # Errors
+    /// What fchmodat(2) says.
+    pub fn set_mode(&self, path: &ImagePath, mode: u32) -> io::Result<()> {
+        if path.parent().is_none() {
+            return Ok(rustix::fs::fchmod(&self.root, mode_bits(mode))?);
+        }
+        let (parent, name) = self.parent(path)?;
+        Ok(rustix::fs::chmodat(&parent, &name, mode_bits(mode), AtFlags::empty())?)
+    }
+
     /// Sets only the modification time of `path` itself.
     ///
     /// # Errors

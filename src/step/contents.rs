@@ -162,7 +162,7 @@ impl Listing<'_, '_> {
         let taken = match verdict {
             Verdict::In => !kind.is_socket(),
             Verdict::Out => false,
-            Verdict::PerhapsBelow => {
+            Verdict::WithContent | Verdict::PerhapsBelow => {
                 kind.is_dir() && part.holds_any(&path, self.exclude, self.sources)?
             }
         };

@@ -433,11 +433,11 @@ impl<'a> Copier<'a> {
         let kind = FileType::from_raw_mode(stat.st_mode);
         match part.verdict(path, self.rules.exclude.as_ref(), sources) {
             Verdict::Out => return Ok(()),
-            Verdict::PerhapsBelow if !kind.is_dir() => return Ok(()),
-            verdict @ (Verdict::In | Verdict::PerhapsBelow) if kind.is_dir() => {
+            verdict if kind.is_dir() => {
                 return self.copy_dir(sources, path, target, stat, part, verdict);
             }
-            Verdict::In | Verdict::PerhapsBelow => {}
+            Verdict::WithContent | Verdict::PerhapsBelow => return Ok(()),
+            Verdict::In => {}
         }
         if kind.is_socket() {
             tracing::info!("{} is a socket and is left out", path.display());
@@ -488,8 +488,7 @@ impl<'a> Copier<'a> {
         part: Part<'_>,
         verdict: Verdict,
     ) -> Result<(), CopyError> {
-        let only_on_the_way = verdict != Verdict::In;
-        if only_on_the_way && !part.holds_any(path, self.rules.exclude.as_ref(), sources)? {
+        if verdict != Verdict::In && !part.holds_any(path, self.rules.exclude.as_ref(), sources)? {
             return Ok(());
         }
         let write = |source| CopyError::Write { path: target.clone(), source };
@@ -498,8 +497,10 @@ impl<'a> Copier<'a> {
             self.rootfs.tree().make_dir(target, 0o700).map_err(write)?;
         }
         self.copy_content(sources, part, path, target)?;
-        if was_there && only_on_the_way {
-            // It is no part of what is copied, so it stays as it is.
+        if was_there && verdict == Verdict::PerhapsBelow && !self.rules.link {
+            // As in the reference, it takes the mode of its source, whatever `--chmod` says.
+            self.rootfs.tree().set_mode(target, stat.st_mode & 0o7777).map_err(write)?;
+            self.written.push(target.clone());
             return Ok(());
         }
         let owner = self.owner(sources, stat);

@@ -1,7 +1,8 @@
 //! Which part of a source a COPY takes: `.dockerignore`, `--exclude`, and the pattern of `--parents`.
 //!
 //! All three are patterns with moby's rules. A directory that is not taken itself may hold something that
-//! is; it is made then, with the metadata of its source, and only then.
+//! is; it is made then, with the metadata of its source, and only then. Where it is already, it takes the
+//! mode of its source and nothing else.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd as _;
@@ -27,6 +28,8 @@ pub(super) struct Part<'p> {
 pub(super) enum Verdict {
     /// It is copied.
     In,
+    /// Only what the context holds below it made it a part of the context: it is copied with that.
+    WithContent,
     /// It is not, but something below it may be.
     PerhapsBelow,
     /// Neither it nor anything below it is.
@@ -65,8 +68,12 @@ impl<'p> Part<'p> {
         let wanted = self.only.is_none_or(|only| only.matches(bytes));
         let excluded = exclude.is_some_and(|exclude| exclude.matches(bytes));
         let ignored = sources.ignores(path);
-        if wanted && !excluded && !ignored {
-            return Verdict::In;
+        if wanted && !excluded {
+            return match ignored {
+                false => Verdict::In,
+                true if sources.may_hold_included(path) => Verdict::WithContent,
+                true => Verdict::Out,
+            };
         }
         let perhaps = (wanted || self.only.is_some_and(|only| only.may_match_below(bytes)))
             && (!excluded || exclude.is_some_and(|exclude| exclude.may_hold_kept(bytes)))
@@ -87,7 +94,7 @@ impl<'p> Part<'p> {
             let held = match self.verdict(&child, exclude, sources) {
                 Verdict::In => true,
                 Verdict::Out => false,
-                Verdict::PerhapsBelow => {
+                Verdict::WithContent | Verdict::PerhapsBelow => {
                     let stat = stat_at(&dir, &name).map_err(|error| sources.at(&child, error))?;
                     FileType::from_raw_mode(stat.st_mode).is_dir()
                         && self.holds_any(&child, exclude, sources)?
@@ -167,13 +174,14 @@ mod tests {
         let ignore = Ignore::parse(b"ignored\n!ignored/kept\n").expect("patterns");
         let tree = SourceTree::context(dir.path(), Some(&ignore), own.path(), "the context");
         let tree = tree.expect("it is there");
-        use Verdict::{In, Out, PerhapsBelow};
+        use Verdict::{In, Out, PerhapsBelow, WithContent};
         for (start, only, exclude, path, want) in [
             ("", None, None, "a", In),
-            ("", None, None, "ignored", PerhapsBelow),
+            ("", None, None, "ignored", WithContent),
             ("", None, None, "ignored/x", Out),
             ("", None, None, "ignored/kept", In),
-            ("", None, Some("*.md"), "ignored", PerhapsBelow),
+            ("", None, Some("*.md"), "ignored", WithContent),
+            ("", Some("ignored/kept"), None, "ignored", PerhapsBelow),
             ("", None, Some("*.md"), "a.md", Out),
             ("", None, Some("*.md"), "d/a.md", In),
             ("d", None, Some("*.md"), "d/a.md", Out),

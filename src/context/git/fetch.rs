@@ -1,9 +1,10 @@
 //! From a repository elsewhere to its objects here, and to the commit that is meant.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs as _};
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use gix::bstr::ByteSlice as _;
 use gix::progress::Discard;
@@ -50,6 +51,9 @@ pub(super) enum FetchError {
     /// A failure that may pass.
     #[error("{0}")]
     Passing(String),
+    /// The connection broke off.
+    #[error("{0}")]
+    Broken(String),
     /// Everything else.
     #[error("{0}")]
     Other(String),
@@ -78,7 +82,11 @@ impl FetchError {
             }
             Self::NoSsh => Some("use https:// with GIT_TOKEN, or install ssh beside the executor"),
             Self::Submodule { why, .. } => why.hint(),
-            Self::Refused(_) | Self::Passing(_) | Self::Other(_) | Self::Store(_) => None,
+            Self::Refused(_)
+            | Self::Passing(_)
+            | Self::Broken(_)
+            | Self::Other(_)
+            | Self::Store(_) => None,
         }
     }
 }
@@ -166,7 +174,14 @@ impl Session<'_> {
                 FetchError::Other(format!("the server answers {status}"))
             }
             Some(Problem::Passing(why)) => FetchError::Passing(why),
-            None => error,
+            None => match error {
+                // Over HTTP what passes has been noted; here nobody stands between.
+                FetchError::Broken(why) if matches!(remote.scheme, Scheme::Git) => {
+                    FetchError::Passing(why)
+                }
+                FetchError::Broken(why) => FetchError::Other(why),
+                error => error,
+            },
         })?;
         let found = find(&repository, source, &map)?;
         Ok((repository, found))
@@ -177,9 +192,9 @@ impl Session<'_> {
         let passing = |error: io::Error| FetchError::Passing(error.to_string());
         let url = reqwest::Url::parse(url).map_err(|error| FetchError::Other(error.to_string()))?;
         let host = url.host_str().unwrap_or_default();
-        let stream =
-            TcpStream::connect((host.trim_matches(['[', ']']), url.port().unwrap_or(DAEMON_PORT)))
-                .map_err(passing)?;
+        let port = url.port().unwrap_or(DAEMON_PORT);
+        let stream = connected(host.trim_matches(['[', ']']), port, self.settings.connect)
+            .map_err(passing)?;
         stream.set_read_timeout(Some(self.settings.idle)).map_err(passing)?;
         let read = stream.try_clone().map_err(passing)?;
         // A thread that waits for bytes is woken by closing the connection under it.
@@ -233,10 +248,45 @@ impl Session<'_> {
     fn failed(&self, error: &gix::Error) -> FetchError {
         if self.is_interrupted() {
             FetchError::Other("interrupted".to_owned())
+        } else if broke_off(error) {
+            FetchError::Broken(causes(error))
         } else {
             other(error)
         }
     }
+}
+
+/// Whether a connection is at the bottom of it, and neither the disk nor what was said.
+fn broke_off(error: &gix::Error) -> bool {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof, WouldBlock,
+    };
+    let first: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(first), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| {
+            let passing = [
+                BrokenPipe,
+                ConnectionAborted,
+                ConnectionReset,
+                TimedOut,
+                UnexpectedEof,
+                WouldBlock,
+            ];
+            passing.contains(&error.kind())
+        })
+}
+
+/// A connection to the first address of a host that takes one.
+fn connected(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, limit) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 fn parsed(url: &str) -> Result<gix::Url, FetchError> {

@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Certificate, Client, NoProxy, Proxy, Url, redirect};
+use reqwest::{Certificate, Client, Url, redirect};
 
 use super::FetchSettings;
-use crate::registry::causes;
+use crate::registry::{Proxies, causes};
 
 /// How many redirects are followed.
 const MOST_REDIRECTS: usize = 10;
@@ -73,16 +73,13 @@ pub(in crate::context) fn client_with(
         .tls_certs_only(settings.roots.0.iter().cloned())
         .tls_danger_accept_invalid_certs(insecure)
         .no_proxy();
-    let except = settings.no_proxy.as_deref().and_then(NoProxy::from_string);
-    // The proxy's address may hold a password, so it stays out of the message.
-    let bad = |_| "the proxy is no valid URL".to_owned();
-    for proxy in [
-        settings.http_proxy.as_ref().map(Proxy::http),
-        settings.https_proxy.as_ref().map(Proxy::https),
-    ] {
-        if let Some(proxy) = proxy.transpose().map_err(bad)? {
-            builder = builder.proxy(proxy.no_proxy(except.clone()));
-        }
+    let proxies = Proxies {
+        http: settings.http_proxy.clone(),
+        https: settings.https_proxy.clone(),
+        exceptions: settings.no_proxy.clone(),
+    };
+    for proxy in proxies.all()? {
+        builder = builder.proxy(proxy);
     }
     builder.build().map_err(|error| causes(&error))
 }

@@ -70,7 +70,7 @@ impl Connector {
     fn of(client: &Client) -> Result<Self, Reason> {
         let told = |error: crate::registry::RegistryError| error.to_string();
         Ok(Self {
-            proxied: client.transport.client("", Purpose::Pull).map_err(told)?,
+            proxied: client.transport.client("", Purpose::Service).map_err(told)?,
             direct: client.transport.metadata().map_err(told)?,
         })
     }

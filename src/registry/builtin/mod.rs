@@ -191,7 +191,7 @@ impl Client {
         let client = if is_metadata(url) {
             self.transport.metadata()
         } else {
-            self.transport.client(&authority(url), Purpose::Pull)
+            self.transport.client(&authority(url), Purpose::Service)
         };
         client.map_err(|error| error.to_string())
     }

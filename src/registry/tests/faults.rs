@@ -89,7 +89,8 @@ fn the_budget_ends_and_says_what_the_registry_said() {
 fn no_is_no() {
     for (status, want) in [(401, "denied"), (403, "denied"), (404, "not found"), (400, "400")] {
         let it = set(impatient());
-        it.fake.fault("GET /v2/a/manifests", Answer::status(status));
+        let body = b"Client sent an HTTP request to an HTTPS server.";
+        it.fake.fault("GET /v2/a/manifests", Answer::status(status).body(body));
         let error = it.pull().unwrap_err();
         assert!(error.to_string().contains(want), "{status}: {error}");
         assert!(error.hint().is_some(), "{status}");
@@ -212,6 +213,14 @@ fn one_token_serves_all_requests_of_a_scope() {
     let state = it.fake.state();
     let token = state.seen.iter().find(|seen| seen.path.starts_with("/token")).unwrap();
     assert!(token.path.contains("service=s&scope=repository%3Aa%3Apull"), "{}", token.path);
+}
+
+#[test]
+fn a_token_that_breaks_off_is_asked_for_again() {
+    let it = set_with_token();
+    it.fake.fault("GET /token", Answer::status(200).body(br#"{"token":"t"}"#).cut(5));
+    it.pull().unwrap();
+    assert_eq!(it.fake.count("GET /token"), 2);
 }
 
 #[test]

@@ -25,6 +25,7 @@ fn impatient() -> Settings {
         first_pause: Duration::from_millis(1),
         longest_pause: Duration::from_millis(20),
         idle: Duration::from_millis(800),
+        commit: Duration::from_millis(800),
         ..Patience::default()
     };
     Settings { patience, ..Settings::default() }
