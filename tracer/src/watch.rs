@@ -35,6 +35,9 @@ const OPTIONS: i32 = libc::PTRACE_O_TRACESECCOMP
     | libc::PTRACE_O_TRACESYSGOOD
     | libc::PTRACE_O_EXITKILL;
 
+/// How often a process is made readable for one call.
+const MOST_UNLOCKINGS: u32 = 8;
+
 /// A tracee that waits for us.
 #[must_use = "a stopped tracee hangs until it is resumed"]
 struct Stopped(i32); // neither Clone nor Copy, on purpose
@@ -68,7 +71,8 @@ pub(crate) struct Watch {
     /// Tracees that make a call of ours in place of their own.
     diverted: BTreeMap<i32, Diverted>,
     /// Tracees that were made readable, and have not been read since.
-    unlocked: BTreeMap<i32, StoppedCall>,
+    /// For which call, and how often for that.
+    unlocked: BTreeMap<i32, (StoppedCall, u32)>,
     /// Tracees that were seen and whose end was not.
     alive: BTreeSet<i32>,
     /// Whether set-id programs gain nothing, that would if nobody watched.
@@ -337,13 +341,17 @@ impl Watch {
 
     /// Makes a process readable: in place of its call it first makes one that
     /// says so, then its own again, which stops again. Some processes change
-    /// their ids so often that this is needed more than once, but never twice
-    /// for one call. Filters of the process's own could object, so those are
+    /// their ids so often that this is needed more than once; for one call, when
+    /// another thread changes its own meanwhile. Filters of the process's own could object, so those are
     /// left alone.
     fn unlock(&mut self, stopped: Stopped, call: StoppedCall, why: String) -> Result<(), Error> {
         let tid = stopped.0;
         let has_own_filter = self.filters.is_none() || Tracee::new(tid).filters() != self.filters;
-        if has_own_filter || self.unlocked.get(&tid) == Some(&call) {
+        let times = match self.unlocked.get(&tid) {
+            Some((before, times)) if *before == call => *times,
+            Some(_) | None => 0,
+        };
+        if has_own_filter || times == MOST_UNLOCKINGS {
             self.stats.unresolved += 1;
             let name = find(&call).map_or("a call", |(_, call)| call.name);
             self.lose_sight(Blindness::Unresolved { call: name, pid: tid, why });
@@ -354,7 +362,7 @@ impl Watch {
                 self.stats.unlocked += 1;
                 self.opening.remove(&tid);
                 self.diverted.insert(tid, diverted);
-                self.unlocked.insert(tid, call);
+                self.unlocked.insert(tid, (call, times + 1));
                 stopped.resume(Go::ToCallExit)
             }
             Err(Errno(libc::ESRCH)) => stopped.resume(Go::On(0)),
