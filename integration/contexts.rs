@@ -182,11 +182,17 @@ fn answers_that_pass_are_waited_for() {
     let asked = AtomicUsize::new(0);
     let web = Web::start(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
         0 => Answer::of(503, "").header("Retry-After", "0"),
-        1 => Answer::of(429, "").header("Retry-After", "0"),
+        1 => Answer::of(429, "")
+            .header("Date", "Sun, 06 Nov 1994 08:49:37 GMT")
+            .header("Retry-After", "Sun, 06 Nov 1994 08:49:37 GMT"),
+        // Nothing has come, so nothing has to be continued.
+        2 => Answer::of(200, archive.clone()).cut(0),
         _ => Answer::of(200, archive.clone()),
     });
-    build(Place::Host).flag(format!("--context={}", web.url("/a.tar"))).run().succeeded();
-    assert_eq!(web.seen().len(), 3);
+    let ended = build(Place::Host).flag(format!("--context={}", web.url("/a.tar"))).run();
+    let log = ended.succeeded().log;
+    assert_eq!(web.seen().len(), 4);
+    assert_eq!(log.matches("trying again in 0.0s").count(), 2, "{log}");
 }
 
 #[test]
@@ -221,6 +227,10 @@ fn contexts_that_cannot_be_used_are_refused_before_any_step() {
             assert!(!ended.log.contains("begun-42"), "{}", ended.log);
         }
     }
+    build(Place::Host)
+        .flags(["--context=tar://stdin", "--dockerfile=-"])
+        .run()
+        .refused(1, &["tar://stdin", "--dockerfile=-", "standard input"]);
     for (context, words) in [
         (gone.url("/absent.tar"), &["404", "/absent.tar"][..]),
         (gone.url("/login").replace("//", "//me:canary-7@"), &["401", "USER:PASSWORD"]),

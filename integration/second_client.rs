@@ -202,6 +202,11 @@ fn it_finds_what_refers_to_an_image() {
         .output()
         .unwrap();
     assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
+    // Whoever writes the list of referrers looks whether somebody else has written over it.
+    let tag = subject["digest"].as_str().unwrap().replace(':', "-");
+    let count =
+        |method: &str| registry.paths(method).iter().filter(|it| it.ends_with(&tag)).count();
+    assert_eq!((count("PUT"), count("GET")), (1, 2));
     let second = Second::new(&registry, Access::Plain, false);
     let app = second.reference("app:1");
     let app = app.clone_with_digest(subject["digest"].as_str().unwrap().to_owned());

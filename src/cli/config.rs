@@ -103,6 +103,12 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
     let build_args =
         layers::with_epoch(build_args(&flags.build_arg, around), around.variable(layers::EPOCH));
     let mut source = context::source(&flags.contexts, around)?;
+    if source == ContextSource::Stdin && flags.dockerfile == "-" {
+        let both = "--context=tar://stdin and --dockerfile=- both want standard input";
+        return Err(
+            Failure::new(both).hint("put the Dockerfile into the archive, or give its path")
+        );
+    }
     if let (ContextSource::Git(git), Some(keep)) =
         (&mut source, buildkit::keep_git_dir(&build_args)?)
     {

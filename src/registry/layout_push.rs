@@ -175,6 +175,9 @@ async fn put(
     }
 }
 
+/// How often the index of referrers is written before somebody else's writing is given way to.
+const WRITES: usize = 8;
+
 /// Adds a manifest to the index of those that refer to its subject.
 async fn refer(
     client: &Client,
@@ -185,16 +188,22 @@ async fn refer(
 ) -> Result<(), RegistryError> {
     const INDEX: &str = "application/vnd.oci.image.index.v1+json";
     let tag = subject.digest.to_string().replace(':', "-");
-    let known = pull::index(client, what, repository, &tag).await?;
-    let mut manifests: Vec<Value> = known.unwrap_or_default();
     let digest = entry.descriptor.digest.to_string();
-    if manifests.iter().any(|it| it["digest"] == digest.as_str()) {
-        return Ok(());
+    // There is no request that adds to an index: two who write at once take turns in losing what the other wrote,
+    // so each looks again until its own is there.
+    for _ in 0..WRITES {
+        let known = pull::index(client, what, repository, &tag).await?;
+        let mut manifests: Vec<Value> = known.unwrap_or_default();
+        if manifests.iter().any(|it| it["digest"] == digest.as_str()) {
+            return Ok(());
+        }
+        manifests.push(described(entry));
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
+        let bytes = Bytes::from(index.to_string());
+        push::put_manifest(client, what, repository, Some(&tag), INDEX, bytes).await?;
     }
-    manifests.push(described(entry));
-    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
-    let bytes = Bytes::from(index.to_string());
-    push::put_manifest(client, what, repository, Some(&tag), INDEX, bytes).await.map(|_| ())
+    let why = format!("others write {tag} all the time, and what refers to the image is lost");
+    Err(RegistryError::answer(what, why))
 }
 
 /// The descriptor by which referrers are listed: with the type of the artifact, and its annotations.

@@ -59,6 +59,7 @@ pub use credentials::{By, Credentials, Login};
 pub use error::RegistryError;
 pub use helper::Helpers;
 pub use pending::{PendingBlob, PendingUpload};
+pub(crate) use retry::retry_after;
 pub use secret::Secret;
 pub use settings::{Attempts, Patience, Proxies, Settings};
 pub use store::{Stored, store_login};

@@ -236,7 +236,7 @@ impl Upload<'_> {
         let mut current = match session.take() {
             Some(session) => session,
             None => match self.begin(body).await? {
-                Some(url) => Session { url, offset: 0 },
+                Some((url, least)) => Session { url, offset: 0, least },
                 None => return Ok(()),
             },
         };
@@ -249,13 +249,13 @@ impl Upload<'_> {
     }
 
     /// Begins a session; `None` where the blob has arrived with that.
-    async fn begin(&self, body: &Body) -> Result<Option<Url>, Failure> {
+    async fn begin(&self, body: &Body) -> Result<Option<(Url, u64)>, Failure> {
         let whole = self.wanted.size <= WHOLE
             && !self.takes_no_whole().contains(self.repository.registry());
         if whole {
             match self.post_whole(body).await? {
                 Posted::Arrived => return Ok(None),
-                Posted::Begun(url) => return Ok(Some(url)),
+                Posted::Begun(url, least) => return Ok(Some((url, least))),
                 Posted::Refused => {}
             }
         }
@@ -263,7 +263,10 @@ impl Upload<'_> {
         let request = self.request(Method::POST, url);
         let response = self.client.try_once(&request).await?;
         match response.status() {
-            StatusCode::ACCEPTED => Ok(Some(location(&self.what, response.url(), &response)?)),
+            StatusCode::ACCEPTED => {
+                let url = location(&self.what, response.url(), &response)?;
+                Ok(Some((url, least_chunk(&response))))
+            }
             _ => Err(self.client.refusal(&request, response).await.into()),
         }
     }
@@ -285,7 +288,8 @@ impl Upload<'_> {
         let response = answer?;
         match response.status() {
             StatusCode::ACCEPTED => {
-                Ok(Posted::Begun(location(&self.what, response.url(), &response)?))
+                let url = location(&self.what, response.url(), &response)?;
+                Ok(Posted::Begun(url, least_chunk(&response)))
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 Err(self.client.refusal(&request, response).await.into())
@@ -306,7 +310,7 @@ impl Upload<'_> {
         chunk: Option<u64>,
     ) -> Result<Session, Failure> {
         let left = self.wanted.size - session.offset;
-        let length = chunk.map_or(left, |chunk| chunk.min(left));
+        let length = chunk_length(chunk, session.least, left);
         let mut request = self
             .request(Method::PATCH, session.url.clone())
             .with_body(part(body, session.offset, length))
@@ -323,7 +327,8 @@ impl Upload<'_> {
         let response = self.client.try_once(&request).await?;
         match response.status() {
             status if status.is_success() => {
-                Ok(Session { url: location(&self.what, response.url(), &response)?, offset: end })
+                let url = location(&self.what, response.url(), &response)?;
+                Ok(Session { url, offset: end, least: session.least })
             }
             _ => Err(self.session_lost(&request, response).await),
         }
@@ -361,8 +366,8 @@ impl Upload<'_> {
 
     /// Asks how far a session came. `None` means to begin anew, which always works.
     async fn resume(&self, session: Option<Session>) -> Option<Session> {
-        let session = session?;
-        let request = self.request(Method::GET, session.url.clone());
+        let Session { url, least, .. } = session?;
+        let request = self.request(Method::GET, url);
         let response = self.client.try_once(&request).await.ok()?;
         let range = response.headers().get(RANGE)?.to_str().ok()?;
         let last: u64 =
@@ -373,7 +378,7 @@ impl Upload<'_> {
         let offset = last + 1;
         (usable && offset <= self.wanted.size).then(|| {
             tracing::info!("{}: {offset} bytes have arrived, going on from there", self.what);
-            Session { url, offset }
+            Session { url, offset, least }
         })
     }
 }
@@ -381,7 +386,7 @@ impl Upload<'_> {
 /// What became of a blob that came with the first request.
 enum Posted {
     Arrived,
-    Begun(Url),
+    Begun(Url, u64),
     Refused,
 }
 
@@ -391,6 +396,19 @@ struct Session {
     url: Url,
     /// How many bytes the registry has.
     offset: u64,
+    /// The least that a chunk may have but for the last one (`OCI-Chunk-Min-Length`).
+    least: u64,
+}
+
+/// How much goes with one request: all that is left, or a chunk that is not smaller than the registry takes.
+fn chunk_length(chunk: Option<u64>, least: u64, left: u64) -> u64 {
+    chunk.map_or(left, |chunk| chunk.max(least).min(left))
+}
+
+/// What a registry says of the size of chunks; it may say nothing.
+fn least_chunk(response: &Response) -> u64 {
+    let text = response.headers().get("oci-chunk-min-length").and_then(|it| it.to_str().ok());
+    text.and_then(|it| it.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Gives a session back. Registries forget sessions by themselves, so a failure is of no interest.
@@ -467,6 +485,15 @@ impl FileBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn chunks_are_as_large_as_the_registry_wants_them() {
+        for (chunk, least, left, want) in
+            [(None, 9, 5, 5), (Some(4), 0, 100, 4), (Some(4), 9, 100, 9), (Some(4), 9, 5, 5)]
+        {
+            assert_eq!(chunk_length(chunk, least, left), want, "{chunk:?} {least} {left}");
+        }
+    }
 
     #[tokio::test]
     async fn what_is_wholly_on_its_way_may_take_longer() {

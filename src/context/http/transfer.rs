@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use reqwest::header::RANGE;
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAST_MODIFIED};
-use reqwest::header::{RANGE, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode, Url};
 
 use super::{FetchError, FetchSettings, without_credentials};
-use crate::registry::causes;
+use crate::registry::{causes, retry_after};
 
 /// The longest that a server's `Retry-After` is obeyed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -89,15 +89,21 @@ impl Transfer {
         self.broken += 1;
         let why = format!("the transfer broke off after {} bytes: {}", self.got, causes(error));
         let failed = |why| FetchError::Transfer { url: self.shown.clone(), why };
-        let Some(validator) = self.validator.clone().filter(|_| self.broken < self.tries) else {
+        // Where nothing has come there is nothing that could be another file's.
+        let validator = self.validator.clone();
+        if self.broken >= self.tries || (validator.is_none() && self.got > 0) {
             return Err(failed(why));
-        };
+        }
         tracing::warn!("{}: {why}; going on from there", self.shown);
         tokio::time::sleep(self.pause * (1 << self.broken.min(10))).await;
         let request = self.client.get(self.url.clone());
-        let request = request.header(RANGE, format!("bytes={}-", self.got));
-        let answer = request.header(IF_RANGE, validator).send().await;
-        let Ok(response) = answer else { return Ok(()) };
+        let request = match validator.filter(|_| self.got > 0) {
+            Some(validator) => {
+                request.header(RANGE, format!("bytes={}-", self.got)).header(IF_RANGE, validator)
+            }
+            None => request,
+        };
+        let Ok(response) = request.send().await else { return Ok(()) };
         let start = format!("bytes {}-", self.got);
         let range = response.headers().get(CONTENT_RANGE).and_then(|it| it.to_str().ok());
         let fits = range.is_some_and(|range| range.starts_with(&start));
@@ -128,7 +134,7 @@ async fn ask(
         left -= 1;
         let (why, wait) = match client.get(url.clone()).send().await {
             Ok(response) if left == 0 || !is_passing(response.status()) => return Ok(response),
-            Ok(response) => (response.status().to_string(), retry_after(&response)),
+            Ok(response) => (response.status().to_string(), retry_after(response.headers())),
             Err(error) => {
                 let why = causes(&error.without_url());
                 if left == 0 || why.contains("redirect") || why.contains("certificate") {
@@ -147,11 +153,6 @@ async fn ask(
 /// Whether another try may be answered differently.
 fn is_passing(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
-}
-
-fn retry_after(response: &Response) -> Option<Duration> {
-    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    text.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// A strong ETag, or else the time of the last change.
