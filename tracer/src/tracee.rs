@@ -167,15 +167,26 @@ impl Tracee<'_> {
     fn peek(self, address: u64, into: &mut [u8]) -> Result<usize, Refusal> {
         let aligned = address & !7;
         let skip = usize::from((address & 7) as u8);
-        let word = match trace::peek(self.tid, aligned) {
-            // Says that nothing may be read, and that nothing is there.
-            Err(Errno(libc::EIO)) if self.is_readable() => return Err(Refusal::Bad),
-            answer => answer.map_err(Refusal::of)?.to_ne_bytes(),
-        };
+        let word = self.word(aligned)?.to_ne_bytes();
         let piece = &word[skip..];
         let count = piece.len().min(into.len());
         into[..count].copy_from_slice(&piece[..count]);
         Ok(count)
+    }
+
+    /// EIO says that nothing may be read, and that nothing is there. Which of them it was cannot be asked: what may be
+    /// read is a matter of the whole process, and another thread may have changed it since, on its own or because
+    /// it is being made readable for a call of its own. So nothing is there only where that is said again and
+    /// again between two looks at what is there for sure.
+    fn word(self, aligned: u64) -> Result<u64, Refusal> {
+        const LOOKS: u32 = 8;
+        for _ in 0..LOOKS {
+            match trace::peek(self.tid, aligned) {
+                Err(Errno(libc::EIO)) if self.is_readable() => {}
+                answer => return answer.map_err(Refusal::of),
+            }
+        }
+        Err(Refusal::Bad)
     }
 
     /// Whether the instruction that made the call can be read.
