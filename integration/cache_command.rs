@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::base;
 use crate::craft::digest;
-use crate::executor::{Build, static_executor};
+use crate::executor::{Build, Place, static_executor};
 use crate::registry::{Access, Registry};
 use crate::tools;
 
@@ -100,7 +100,8 @@ fn a_cache_is_pruned(place: &str) {
 fn a_directory_is_listed_explained_and_pruned() {
     let store = tempfile::tempdir().unwrap();
     let place = format!("dir:{}", store.path().display());
-    filled("busybox", &place, |build| build.base("busybox", base::busybox()));
+    let here = |build: Build| build.base("busybox", base::busybox()).place(Place::Host);
+    filled("busybox", &place, here);
     a_cache_is_seen_and_explained(&place, true);
     a_cache_is_pruned(&place);
     let blobs = fs::read_dir(store.path().join("blobs/sha256")).unwrap().count();
@@ -114,7 +115,8 @@ fn images_of_others_are_left_alone() {
     let beside = format!("oci:{}:beside", store.path().display());
     let from = format!("oci:{}:{}", base::busybox().display(), base::TAG);
     tools::run("skopeo", ["--insecure-policy", "copy", &from, &beside]);
-    filled("busybox", &place, |build| build.base("busybox", base::busybox()));
+    let here = |build: Build| build.base("busybox", base::busybox()).place(Place::Host);
+    filled("busybox", &place, here);
     assert_eq!(json(&["ls", &place])["others"], 1);
     told(&["prune", &place, "--all"]);
     let left = json(&["ls", &place]);
@@ -220,7 +222,8 @@ fn caches_of_mounts_are_seen_and_pruned_where_they_are() {
 fn what_is_damaged_is_listed_and_goes_with_all() {
     let store = tempfile::tempdir().unwrap();
     let place = format!("dir:{}", store.path().display());
-    filled("busybox", &place, |build| build.base("busybox", base::busybox()));
+    let here = |build: Build| build.base("busybox", base::busybox()).place(Place::Host);
+    filled("busybox", &place, here);
     let listed = json(&["ls", &place]);
     let layer = listed["entries"][0]["layer"].as_str().expect("a layer").to_owned();
     let hex = layer.trim_start_matches("sha256:");

@@ -120,6 +120,8 @@ fn build(registry: &Registry, double: &Double) -> Build {
         .flags(["-v", "trace"])
         .variable("HTTP_PROXY", format!("http://{}", registry.address()))
         .variable("HTTPS_PROXY", "http://127.0.0.1:1")
+        // Profiles and tokens are files of this machine.
+        .place(Place::Host)
         .variable("AWS_ENDPOINT_URL_ECR", format!("http://{}", double.host))
         .variable("AWS_ENDPOINT_URL_STS", format!("http://{}", double.host))
         .variable("AWS_EC2_METADATA_SERVICE_ENDPOINT", format!("http://{}", double.host))

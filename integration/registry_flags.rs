@@ -2,7 +2,7 @@
 
 use crate::base;
 use crate::craft::{Craft, Layer, machine, write_multi_platform};
-use crate::executor::Build;
+use crate::executor::{Build, Place};
 use crate::image::Image;
 use crate::registry::{Access, Registry};
 use crate::relay::Tunnels;
@@ -172,6 +172,8 @@ fn a_login_of_podman_s_file() {
             .flag(format!("--destination={}", registry.reference("app:1")))
             .bring("login", &login)
             .variable(variable, value)
+            // The container image has a Docker config, which comes first.
+            .place(Place::Host)
             .run()
     };
     it("REGISTRY_AUTH_FILE", "{login}/absent.json").refused(1, &["401"]);
