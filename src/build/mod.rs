@@ -12,6 +12,8 @@
 
 mod add_step;
 mod ahead;
+mod at_once;
+mod between;
 mod builder;
 mod by_content;
 mod by_reads;
@@ -25,6 +27,7 @@ mod keys;
 mod layers;
 mod logins;
 mod needs;
+mod once;
 mod outline;
 mod own_root;
 mod publish;
@@ -43,7 +46,9 @@ mod verdict;
 mod work;
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use tracer::Interrupt;
 use tracing::field::Empty;
@@ -57,6 +62,7 @@ use crate::registry::{Registry, RegistryError, Settings};
 use crate::report::{ExitStatus, Failure, in_span};
 use crate::rootfs::{self, Chosen};
 
+use between::Between;
 use builder::Builder;
 use images::Images;
 pub use images::{NamedContext, NamedContexts};
@@ -68,6 +74,7 @@ pub use publish::{Built, Outputs};
 use room::Room;
 pub use run_mounts::MountSources;
 pub use shared_caches::SharedCaches;
+use shared_caches::UsedCaches;
 use stage::Stages;
 pub use tracers::StepTracer;
 use tracers::Tracers;
@@ -110,6 +117,8 @@ pub struct Order {
     pub hostname: String,
     /// Where they run.
     pub isolation: rootfs::Choice,
+    /// How many independent stages are built at the same time, if that was said.
+    pub parallel_stages: Option<NonZero<usize>>,
     /// Go on in place without a container.
     pub force: bool,
     /// The directory to work in; made if it is missing.
@@ -127,7 +136,7 @@ pub struct Order {
     /// The time of the build, RFC 3339.
     pub created: String,
     /// Is told where the build keeps its files, so that whoever ends the process can remove them.
-    pub work_dir: std::sync::Arc<std::sync::OnceLock<PathBuf>>,
+    pub work_dir: std::sync::Arc<OnceLock<PathBuf>>,
 }
 
 /// Shows a plan to a person.
@@ -261,6 +270,7 @@ fn run(
         tracing::warn!("--single-snapshot makes no layers of single steps: none is cached");
     }
     let cache = cache.map(|settings| Cache::new(settings, registry, work.blobs()));
+    let (found, caches) = (OnceLock::new(), UsedCaches::default());
     let builder = Builder {
         order,
         context,
@@ -271,12 +281,13 @@ fn run(
         images: &images,
         isolation: chosen.isolation,
         tracers: &tracers,
-        interrupt,
+        interrupt: interrupt.clone(),
         work,
         times,
         cache: cache.as_ref(),
-        found: std::cell::OnceCell::new(),
-        caches: shared_caches::UsedCaches::default(),
+        most_at_once: at_once::most(order.parallel_stages, chosen.isolation),
+        found: &found,
+        caches: &caches,
     };
     let built = with_cache(&builder, || whole(&builder, &plan));
     if built.is_err() {
@@ -324,14 +335,14 @@ fn with_cache(
 
 fn whole(builder: &Builder<'_>, plan: &Plan<'_>) -> Result<Built, Failure> {
     let Builder { order, registry, images, work, .. } = *builder;
-    let mut stages = Stages::new(builder, plan)?;
+    let between = Between::look(builder, plan);
     builder.make_way()?;
-    let image = stages.build_all()?;
+    let image = Stages { builder, plan, between: &between }.build_all()?;
     let mut config = image.config().clone();
     config.created = Some(builder.times.created.clone());
     // As with Docker, annotations of the base speak of the base.
     let image = image.with_config(config).with_annotations(order.outputs.annotations.clone());
-    let uploads = stages.into_uploads();
+    let uploads = between.into_uploads();
     let exports = builder.exports();
     let published = std::thread::scope(|scope| {
         // The trees have done their duty, and large ones take a while to go. Where they do not, the end
