@@ -131,7 +131,6 @@ fn says(name: &str, value: &Value) -> bool {
     let usual = match name {
         "Env" => *value == serde_json::json!([base::PATH_VARIABLE]),
         "Cmd" => *value == serde_json::json!(["sh"]),
-        "ArgsEscaped" => true,
         "WorkingDir" => *value == "/",
         _ => false,
     };

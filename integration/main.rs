@@ -37,6 +37,7 @@ mod command_line;
 mod contexts;
 mod deploy;
 mod elsewhere;
+mod epoch;
 mod errors;
 mod git_contexts;
 mod growth;

@@ -8,7 +8,6 @@ use super::stage::Stages;
 use crate::context::git::GitSource;
 use crate::context::{self, http};
 use crate::dockerfile::GitRef;
-use crate::image::Digest;
 use crate::plan::CopyStep;
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::Isolation;
@@ -29,14 +28,7 @@ impl Stages<'_, '_> {
     ) -> Result<(), Failure> {
         let shown = http::without_credentials(url);
         let download = self.download(url)?;
-        let digest = Digest::from_bytes(download.fetched.sha256);
-        let expected = step.add.as_ref().and_then(|add| add.checksum);
-        if let Some(expected) = expected.filter(|expected| *expected != digest) {
-            return Err(Failure::new(format!("{shown} has the checksum {digest}, not {expected}"))
-                .hint(
-                    "the file has changed since the Dockerfile was written, or was tampered with",
-                ));
-        }
+        download.verify(step, &shown)?;
         let sources =
             SourceTree::context(download.dir.path(), None, self.builder.work.path(), &shown)
                 .could_not(|| "open what was fetched".to_owned())?;

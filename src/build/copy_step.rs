@@ -187,7 +187,10 @@ pub(super) fn context_sources<'a>(
                 let label = format!("the build context {name:?}");
                 Some(SourceTree::context(dir, images.ignore_of(name), own, &label))
             }
-            NamedContext::Image(_) | NamedContext::Layout { .. } | NamedContext::Remote(_) => None,
+            NamedContext::Image(_)
+            | NamedContext::Layout { .. }
+            | NamedContext::Remote(_)
+            | NamedContext::Scratch => None,
         },
         Origin::Stage(_) | Origin::Image(_) | Origin::Scratch => None,
     }

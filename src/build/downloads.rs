@@ -8,12 +8,29 @@ use super::Order;
 use super::once::Once;
 use super::work::WorkDir;
 use crate::context::http;
+use crate::image::Digest;
+use crate::plan::CopyStep;
 use crate::report::{Explain as _, Failure};
 
 /// A file of the web.
 pub(super) struct Download {
     pub(super) dir: tempfile::TempDir,
     pub(super) fetched: http::Fetched,
+}
+
+impl Download {
+    /// That it is what the step says.
+    pub(super) fn verify(&self, step: &CopyStep, shown: &str) -> Result<(), Failure> {
+        let digest = Digest::from_bytes(self.fetched.sha256);
+        let expected = step.add.as_ref().and_then(|add| add.checksum);
+        match expected.filter(|expected| *expected != digest) {
+            None => Ok(()),
+            Some(expected) => Err(Failure::new(format!(
+                "{shown} has the checksum {digest}, not {expected}"
+            ))
+            .hint("the file has changed since the Dockerfile was written, or was tampered with")),
+        }
+    }
 }
 
 /// Those that were fetched, by URL.

@@ -35,6 +35,8 @@ pub enum NamedContext {
     Image(Reference),
     /// Files to copy from, which have to be brought here first.
     Remote(ContextSource),
+    /// `docker-image://scratch`: nothing at all.
+    Scratch,
 }
 
 impl NamedContext {
@@ -42,7 +44,7 @@ impl NamedContext {
     pub(super) fn dir(&self) -> Option<&Path> {
         match self {
             Self::Dir(dir) | Self::Layout { dir, .. } => Some(dir),
-            Self::Image(_) | Self::Remote(_) => None,
+            Self::Image(_) | Self::Remote(_) | Self::Scratch => None,
         }
     }
 }
@@ -320,7 +322,9 @@ impl BaseImages for Images<'_> {
 
     fn context_image(&self, name: &str, platform: &Platform) -> Result<Option<Image>, Failure> {
         match self.named(name) {
-            None | Some(NamedContext::Dir(_) | NamedContext::Remote(_)) => Ok(None),
+            None | Some(NamedContext::Dir(_) | NamedContext::Remote(_) | NamedContext::Scratch) => {
+                Ok(None)
+            }
             Some(NamedContext::Image(reference)) => self.image(reference, platform).map(Some),
             Some(NamedContext::Layout { dir, name: tag }) => {
                 let load = || {
@@ -336,5 +340,9 @@ impl BaseImages for Images<'_> {
 
     fn has_context(&self, name: &str) -> bool {
         self.named(name).is_some()
+    }
+
+    fn is_scratch(&self, name: &str) -> bool {
+        matches!(self.named(name), Some(NamedContext::Scratch))
     }
 }

@@ -14,11 +14,8 @@ use crate::dockerfile::history;
 use crate::image::{
     Blob, BlobFile, Compression, Descriptor, Digest, Flavor, HistoryEntry, ImageLayer,
 };
-use crate::plan::{Plan, Step};
+use crate::plan::{Arguments, EPOCH, Plan, Step};
 use crate::report::{Explain as _, Failure, bytes};
-
-/// The argument, and variable, that says how late a time may be.
-const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 /// How layers are made.
 #[derive(Debug, Clone)]
@@ -103,8 +100,12 @@ impl Times {
     ///
     /// # Errors
     /// The epoch is no time.
-    pub(super) fn of(order: &Order, plan: &Plan<'_>) -> Result<Self, Failure> {
-        let epoch = order.build_args.get(EPOCH).or_else(|| plan.globals.get(EPOCH));
+    pub(super) fn of(
+        order: &Order,
+        arguments: &Arguments,
+        plan: &Plan<'_>,
+    ) -> Result<Self, Failure> {
+        let epoch = arguments.given().get(EPOCH).or_else(|| plan.globals.get(EPOCH));
         Self::new(&order.created, epoch.map(String::as_str), order.layers.reproducible)
     }
 }

@@ -21,6 +21,7 @@ mod cached;
 mod contexts;
 mod copy_step;
 mod downloads;
+mod epoch;
 mod images;
 mod inspect;
 mod keys;
@@ -47,6 +48,7 @@ mod work;
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -241,7 +243,8 @@ fn run(
     order.outputs.check(registry)?;
     let bases = order.cache.as_ref().and_then(|cache| cache.bases.as_ref());
     let mut images = Images::new(registry, order.contexts.clone(), interrupt, bases)?;
-    let arguments = inspect::arguments(order, dockerfile);
+    let within = epoch::Within { order, context, registry, work, interrupt };
+    let arguments = within.arguments(dockerfile, &mut images)?;
     let span = tracing::info_span!("plan", error = Empty);
     let plan = in_span(span, || inspect::plan_of(order, dockerfile, &arguments, &images))?;
     for name in &plan.unused_arguments {
@@ -254,7 +257,7 @@ fn run(
         let at = inspect::At { order, context, file, arguments: &arguments, images: &images };
         show(&inspect::outlined(&at, &plan, registry, interrupt, work)?)?;
     }
-    let times = Times::of(order, &plan)?;
+    let times = Times::of(order, &arguments, &plan)?;
     let chosen = choose(order, work)?;
     let tracers = {
         let root = match chosen.isolation {
@@ -361,8 +364,9 @@ fn whole(builder: &Builder<'_>, plan: &Plan<'_>) -> Result<Built, Failure> {
 }
 
 fn parse(context: &Context) -> Result<Dockerfile, Failure> {
-    let text = String::from_utf8_lossy(&context.dockerfile);
-    tracing::Span::current().record("kaniko.dockerfile.content", text.as_ref());
+    let text = std::ffi::OsStr::from_bytes(&context.dockerfile).display();
+    // Made into text by whoever gathers spans, if anybody does.
+    tracing::Span::current().record("kaniko.dockerfile.content", tracing::field::display(text));
     crate::dockerfile::parse(&context.dockerfile_name, &context.dockerfile).map_err(|error| {
         let place = format!("{}:{}", context.dockerfile_name, error.line());
         let failure = Failure::new(error.message().to_owned()).at(place);

@@ -50,6 +50,15 @@ impl Logical {
     }
 }
 
+/// An empty line in the middle of an instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blank {
+    /// The line.
+    pub empty: Span,
+    /// The last line of the instruction.
+    pub last: Span,
+}
+
 /// Reads logical lines one after the other.
 pub(super) struct Lines<'a> {
     text: &'a str,
@@ -57,8 +66,8 @@ pub(super) struct Lines<'a> {
     /// Lines read so far.
     pub(super) line: usize,
     directives_over: bool,
-    /// Empty lines in the middle of instructions.
-    pub(super) blank: Vec<Span>,
+    /// Empty lines in the middle of instructions, the last one of each.
+    pub(super) blank: Vec<Blank>,
     pub(super) directives: Directives,
     comments: Vec<String>,
 }
@@ -131,12 +140,15 @@ impl<'a> Lines<'a> {
         let mut logical = Logical { line: self.line, comments, ..Logical::default() };
         let (part, mut continued) = without_continuation(first, self.escape());
         logical.push(part, place);
-        let mut blank = None;
+        let mut blank: Option<Blank> = None;
         while continued {
             let Some((line, place)) = self.physical() else { break };
             let content = line.trim_start();
-            if content.is_empty() {
-                blank = Some(Span { start: place, end: place + line.len() });
+            let span = Span { start: place, end: place + line.len() };
+            match &mut blank {
+                _ if content.is_empty() => blank = Some(Blank { empty: span, last: span }),
+                Some(blank) => blank.last = span,
+                None => {}
             }
             if content.is_empty() || content.starts_with('#') {
                 continue;

@@ -31,7 +31,7 @@ use std::path::Path;
 use snapshot::{Difference, ImagePath, Index, Kind, Suspects};
 use thiserror::Error;
 
-pub use archive::{Archive, ArchiveError, Member, MemberKind};
+pub use archive::{Archive, ArchiveError, Member, MemberKind, newest_file};
 pub use capabilities::missing_capabilities;
 pub use container::{Container, container};
 pub use exclusions::{Exclusions, mount_points};
