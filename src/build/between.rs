@@ -140,14 +140,20 @@ impl Between {
     }
 
     /// The stages that are going to be built, or are being built now.
-    pub(super) fn unfinished<'p>(
-        &self,
-        plan: &'p Plan<'p>,
-    ) -> impl Iterator<Item = &'p PlannedStage<'p>> {
+    fn unfinished<'p>(&self, plan: &'p Plan<'p>) -> impl Iterator<Item = &'p PlannedStage<'p>> {
         let finished: BTreeSet<usize> = locked(&self.state).finished.keys().copied().collect();
         plan.stages
             .iter()
             .filter(move |it| self.ahead.wants(it.number) && !finished.contains(&it.number))
+    }
+
+    /// The images that stages start from which are not finished.
+    pub(super) fn bases_to_come<'p>(&self, plan: &'p Plan<'p>) -> Vec<&'p Image> {
+        let bases = self.unfinished(plan).filter_map(|stage| match &stage.base {
+            Base::Image(image, _) => Some(&**image),
+            Base::Scratch | Base::Stage(_) => None,
+        });
+        bases.collect()
     }
 
     /// Whether the files of stage `which` are needed by stage `by`, once it has begun, or by any other that

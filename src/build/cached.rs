@@ -4,7 +4,7 @@
 //! step has to be executed, or a later stage copies files, the layers so far
 //! are unpacked over what is on disk already.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::ahead::Keyed;
 use super::between::write;
@@ -221,8 +221,8 @@ impl Stages<'_, '_> {
         self.builder.unpack(layers, rootfs)
     }
 
-    /// Makes sure that the tree of a stage that is built is on disk, whole; answers where.
-    pub(super) fn lay_out_finished(&self, number: usize) -> Result<PathBuf, Failure> {
+    /// Makes sure that the tree of a stage that is built is on disk, whole.
+    pub(super) fn lay_out_finished(&self, number: usize) -> Result<(), Failure> {
         let finished = self.finished(number)?;
         let mut tree = write(&finished.tree);
         let mut rootfs = match tree.rootfs.take() {
@@ -241,9 +241,8 @@ impl Stages<'_, '_> {
             self.builder.unpack(missing, &mut rootfs)?;
             tree.on_disk = layers.len();
         }
-        let path = rootfs.tree().path().to_owned();
         tree.rootfs = Some(rootfs);
-        Ok(path)
+        Ok(())
     }
 
     /// In place one stage at a time is at `/`. One that nobody goes on from makes room.

@@ -108,7 +108,7 @@ impl<'a> Stages<'a, '_> {
     pub(super) fn prepare_origin(&self, from: &Origin) -> Result<(), Failure> {
         let (name, image) = match from {
             Origin::Context => return Ok(()),
-            Origin::Stage(number) => return self.lay_out_finished(*number).map(drop),
+            Origin::Stage(number) => return self.lay_out_finished(*number),
             Origin::Scratch => (SCRATCH.to_owned(), None),
             Origin::Image(reference) => (
                 reference.to_string(),
@@ -133,7 +133,7 @@ impl<'a> Stages<'a, '_> {
             tracing::info!("Unpacking {name} to copy from it");
             self.builder.images.prefetch(image, &self.builder.work.blobs());
             self.builder.unpack(image.layers(), &mut rootfs)?;
-            self.builder.images.forget(image, &[]);
+            self.builder.images.forget(image, &self.between.bases_to_come(self.plan));
         }
         Ok(dir)
     }

@@ -190,11 +190,7 @@ impl Stages<'_, '_> {
         drop(tree);
         self.between.finish(number, finished);
         if let Base::Image(image, _) = &stage.base {
-            let again = self.between.unfinished(plan).filter_map(|it| match &it.base {
-                Base::Image(image, _) => Some(&**image),
-                Base::Scratch | Base::Stage(_) => None,
-            });
-            self.builder.images.forget(image, &again.collect::<Vec<_>>());
+            self.builder.images.forget(image, &self.between.bases_to_come(plan));
         }
         Ok(())
     }
