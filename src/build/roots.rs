@@ -1,6 +1,6 @@
 //! The trees that stages start from, and what is kept of them for later stages.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::needs::{Need, need};
 use super::stage::{Finished, Stages, shown};
@@ -136,17 +136,16 @@ impl Stages<'_, '_> {
         if !shared && entry.rootfs.as_ref().is_some_and(|root| is_slash(root) == over_slash) {
             return entry.rootfs.take().ok_or_else(missing);
         }
-        if over_slash {
-            self.free_slash()?;
-        }
+        // Directories above mounts are still there.
+        let occupied = if over_slash { Some(self.fresh_root(stage)?) } else { None };
         let source = self.finished.get(&below).and_then(|below| below.rootfs.as_ref());
         let source = source.ok_or_else(missing)?;
-        let (to, exclusions) = if over_slash {
-            (PathBuf::from("/"), self.builder.exclusions()?)
-        } else {
-            (self.builder.work.root(&stage.number.to_string())?, Exclusions::default())
+        let Some(occupied) = occupied else {
+            let to = self.builder.work.root(&stage.number.to_string())?;
+            return copy_tree(source, &to, Exclusions::default());
         };
-        copy_tree(source, &to, exclusions)
+        let copy = copy_tree(source, Path::new("/"), self.builder.exclusions()?)?;
+        Ok(copy.with_foreign(occupied.index()))
     }
 
     /// Whether a stage after `number` in the plan still needs the files of stage `which`.
