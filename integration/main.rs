@@ -20,6 +20,7 @@ mod pod;
 #[path = "../tracer/tests/soundness/proof/mod.rs"]
 mod proof;
 mod registry;
+mod ssh_agent;
 mod telemetry;
 mod tools;
 mod warmer;

@@ -264,6 +264,10 @@ fn run(
         tracing::warn!("--single-snapshot makes no layers of single steps: none is cached");
     }
     let cache = cache.map(|settings| Cache::new(settings, registry, work.blobs()));
+    if let Some(cache) = cache.as_ref().filter(|_| order.outputs.push) {
+        let repositories = repositories(&order.outputs.destinations);
+        registry.expect_push(&cache.pushed_last(&repositories, &order.platform));
+    }
     let builder = Builder {
         order,
         context,
@@ -344,7 +348,11 @@ fn whole(builder: &Builder<'_>, plan: &Plan<'_>) -> Result<Built, Failure> {
         let span = tracing::info_span!("push", kaniko.digest = %image.digest(), error = Empty);
         in_span(span, || order.outputs.publish(&image, registry, uploads, images, work))
     });
-    published.inspect_err(|_| {
+    if let (Ok(pushed), Some(cache)) = (&published, builder.cache) {
+        cache.note_pushed(&image, pushed, &order.platform);
+    }
+    let built = published.map(|_| Built { digest: image.digest() });
+    built.inspect_err(|_| {
         // What the destination did not get may be a layer that the cache no longer has.
         if let Some(cache) = builder.cache.filter(|_| !builder.interrupt.is_triggered()) {
             cache.verify_used();

@@ -18,6 +18,7 @@ mod layout;
 mod lineage;
 mod mount_image;
 mod place;
+mod pushed;
 mod reads;
 
 use std::cell::{Cell, RefCell};
@@ -37,6 +38,7 @@ pub use layout::{Layout, LayoutError};
 pub use lineage::{Lineage, outcome};
 pub use mount_image::{MountImage, tag as mount_tag};
 pub use place::{Place, PlaceError, parse_size};
+pub use pushed::PushNote;
 pub use reads::{Before, NoReadSet, ReadSet};
 
 /// How the cache is used.
@@ -92,6 +94,7 @@ pub struct Cache<'a> {
     pending: RefCell<Vec<Pending>>,
     /// How long answers may still be waited for.
     left: Cell<Duration>,
+    notes: pushed::Notes,
 }
 
 /// An entry on its way.
@@ -132,8 +135,8 @@ impl<'a> Cache<'a> {
     pub fn new(settings: &'a Settings, registry: &'a Registry, blobs: PathBuf) -> Self {
         let (looked_up, used, lost) = (RefCell::default(), RefCell::default(), RefCell::default());
         let (by_reads, pending) = (RefCell::default(), RefCell::default());
-        let left = Cell::new(settings.wait);
-        Self { settings, registry, blobs, looked_up, used, lost, by_reads, pending, left }
+        let (left, notes) = (Cell::new(settings.wait), pushed::Notes::default());
+        Self { settings, registry, blobs, looked_up, used, lost, by_reads, pending, left, notes }
     }
 
     /// How it is used.
@@ -172,6 +175,11 @@ impl<'a> Cache<'a> {
             );
         }
         answer
+    }
+
+    /// Whether it took too long to answer.
+    fn is_late(&self) -> bool {
+        self.left.get().is_zero()
     }
 
     fn checked(&self, key: Key, manifest: Option<&crate::image::Manifest>) -> Result<Entry, Miss> {
@@ -273,7 +281,7 @@ impl<'a> Cache<'a> {
 
     /// Writes an entry beside the build.
     pub fn put(&self, made: &Made<'_>, platform: &Platform) {
-        if !self.settings.push || self.left.get().is_zero() {
+        if !self.settings.push || self.is_late() {
             return;
         }
         let image = match entry::image(made, platform) {

@@ -26,7 +26,7 @@ pub use client::{Roots, host, without_credentials};
 use transfer::Transfer;
 
 use crate::dockerfile::percent_decoded;
-use crate::registry::Secret;
+use crate::registry::{Proxies, Secret};
 use crate::report::Failure;
 
 /// The name of a file whose URL has none.
@@ -91,12 +91,8 @@ impl FetchError {
 /// How to fetch.
 #[derive(Debug, Clone)]
 pub struct FetchSettings {
-    /// The proxy for `http://`.
-    pub http_proxy: Option<String>,
-    /// The proxy for `https://`.
-    pub https_proxy: Option<String>,
-    /// Hosts, domains and networks without a proxy, separated by commas.
-    pub no_proxy: Option<String>,
+    /// Whom to ask in place of the server.
+    pub proxies: Proxies,
     /// The `User-Agent` header.
     pub user_agent: String,
     /// The roots that certificates are checked against.
