@@ -73,3 +73,4 @@ mod stores;
 mod tracer_in_pod;
 mod tracers;
 mod verify;
+mod whole_language;

@@ -1,6 +1,6 @@
 //! The trees that stages start from, and what is kept of them for later stages.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::between::{Finished, read, write};
 use super::needs::{Need, need};
@@ -142,17 +142,16 @@ impl Stages<'_, '_> {
                 return Ok(rootfs);
             }
         }
-        if over_slash {
-            self.free_slash()?;
-        }
-        let (to, exclusions) = if over_slash {
-            (PathBuf::from("/"), self.builder.exclusions()?)
-        } else {
-            (self.builder.work.root(&stage.number.to_string())?, Exclusions::default())
-        };
+        // Directories above mounts are still there.
+        let occupied = if over_slash { Some(self.fresh_root(stage)?) } else { None };
         let tree = read(&finished.tree);
         let source = tree.rootfs.as_ref().ok_or_else(|| gone(below))?;
-        copy_tree(source, &to, exclusions)
+        let Some(occupied) = occupied else {
+            let to = self.builder.work.root(&stage.number.to_string())?;
+            return copy_tree(source, &to, Exclusions::default());
+        };
+        let copy = copy_tree(source, Path::new("/"), self.builder.exclusions()?)?;
+        Ok(copy.with_foreign(occupied.index()))
     }
 
     /// Keeps what later stages need of a stage that is built. In place the root has to be free for
