@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 use crate::base;
+use crate::craft::digest;
 use crate::executor::{Build, static_executor};
 use crate::registry::{Access, Registry};
 use crate::tools;
@@ -131,6 +132,32 @@ fn a_registry_is_listed_explained_and_pruned() {
     filled(&registry.reference("base:1"), &place, |build| build);
     a_cache_is_seen_and_explained(&place, false);
     a_cache_is_pruned(&place);
+}
+
+#[test]
+fn notes_of_what_was_pushed_are_entries() {
+    let registry = Registry::start(Access::Plain);
+    registry.push(&base::busybox(), base::TAG, "base:1", None);
+    let (cache, app) = (registry.reference("cache"), registry.reference("app"));
+    Build::bare()
+        .file("Dockerfile", format!("FROM {}\nRUN echo 1 > /1\n", registry.reference("base:1")))
+        .flags(["--insecure", "--insecure-pull", "--cache"])
+        .flag(format!("--cache-repo={cache}"))
+        .flag(format!("--destination={app}:1"))
+        .run()
+        .succeeded();
+    let listed = json(&["ls", &cache, "--insecure"]);
+    let entries = listed["entries"].as_array().expect("a list");
+    let note = entries.iter().find(|it| it["pushed_to"] == app.as_str()).expect("a note");
+    let manifest = registry.manifest("app:1").expect("it was pushed");
+    let digest = digest(&manifest);
+    let key = note["key"].as_str().expect("a key");
+    assert_eq!((entries.len(), note["image"].as_str()), (2, Some(digest.as_str())), "{listed}");
+    let told = told(&["explain", &cache, key, "--insecure"]);
+    assert!(told.contains(&format!("{app} was given {digest}")), "{told}");
+    let pruned = json(&["prune", &cache, "--all", "--insecure"]);
+    assert_eq!(pruned["removed"].as_array().map(Vec::len), Some(2), "{pruned}");
+    assert_eq!(json(&["ls", &cache, "--insecure"])["entries"], Value::Array(Vec::new()));
 }
 
 /// Builds on a machine with this directory of caches, one called `pip` and one called `apt`.

@@ -11,6 +11,7 @@ use crate::base;
 use crate::build_basic::assert_facts;
 use crate::craft::Layer;
 use crate::executor::{Build, PLACES, Place};
+use crate::registry::write_certificates;
 use crate::tools;
 use crate::web::{Answer, Request, Web};
 
@@ -174,6 +175,23 @@ fn a_transfer_that_breaks_off_goes_on_where_it_was() {
         .flag(format!("--context={}", web.url("/a.tar")))
         .run()
         .refused(1, &["broke off after 20000 bytes", web.address()]);
+}
+
+#[test]
+fn https_leads_to_no_plain_http() {
+    let plain = Web::start(|_| Answer::of(200, "never asked"));
+    let home = tempfile::tempdir().unwrap();
+    let certificate = write_certificates(home.path());
+    let elsewhere = plain.url("/a.tar");
+    let web =
+        Web::start_tls(&certificate, move |_| Answer::of(302, "").header("Location", &elsewhere));
+    build(Place::Host)
+        .flag(format!("--context=https://{}/a.tar", web.address()))
+        .bring("roots", home.path().join("trust/ca.crt"))
+        .variable("SSL_CERT_FILE", "{roots}")
+        .run()
+        .refused(1, &["redirected from https to http"]);
+    assert_eq!((web.seen().len(), plain.seen().len()), (1, 0));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::json;
 
 use crate::base;
-use crate::executor::{Build, Ended, PLACES};
+use crate::executor::{Build, Ended, PLACES, Place};
 use crate::faulty::{Fault, Faulty, Rule};
 use crate::image::Image;
 use crate::registry::{Access, PASSWORD, Registry, USER, base64};
@@ -35,6 +35,10 @@ impl Setup {
 
     /// Builds with a base from the proxy and pushes the image to `name` there. What it makes nobody made before.
     fn build(&self, name: &str, rules: &[Rule], flags: &[&str]) -> Ended {
+        self.build_at(Place::Host, name, rules, flags)
+    }
+
+    fn build_at(&self, place: Place, name: &str, rules: &[Rule], flags: &[&str]) -> Ended {
         self.faulty.rules(rules.to_vec());
         let (host, new) = (self.faulty.address(), self.made.fetch_add(1, Ordering::Relaxed));
         let build = Build::bare()
@@ -43,7 +47,8 @@ impl Setup {
             .flag("--digest-file={out}/digest")
             .bring("login", self.login.path())
             .variable("DOCKER_CONFIG", "{login}")
-            .canary(PASSWORD);
+            .canary(PASSWORD)
+            .place(place);
         flags.iter().fold(build, |build, flag| build.flag(*flag)).run()
     }
 
@@ -206,18 +211,9 @@ fn nobody_else_is_told_who_asks() {
 #[test]
 fn the_same_in_a_pod() {
     let it = Setup::new();
-    for (at, place) in PLACES.into_iter().enumerate() {
-        let host = it.faulty.address();
+    for place in PLACES {
         let rules = KINDS.map(|kind| rule(kind, Fault::status(503)));
-        it.faulty.rules(rules.to_vec());
-        let ended = Build::bare()
-            .file("Dockerfile", format!("FROM {host}/base:1\nRUN echo {at} > /made\n"))
-            .flag(format!("--destination={host}/app:1"))
-            .flag("--digest-file={out}/digest")
-            .bring("login", it.login.path())
-            .variable("DOCKER_CONFIG", "{login}")
-            .place(place)
-            .run();
+        let ended = it.build_at(place, "app:1", &rules, &[]);
         it.arrived("app:1", ended, &format!("{place:?}"));
     }
 }

@@ -89,9 +89,12 @@ fn git(dir: &Path, arguments: &[&str]) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Login {
     Open,
-    /// [`USER`] with [`PASSWORD`].
+    /// [`USER`] with [`PASSWORD`], or [`TOKEN`] without one.
     Basic,
 }
+
+/// A token, which is a user without a password to hosts of repositories.
+pub(crate) const TOKEN: &str = "canary-token-77b1";
 
 /// A running server of all repositories below a directory.
 pub(crate) struct Server {
@@ -132,6 +135,7 @@ impl Server {
             "htpasswd",
             ["-bc", home.path().join("users").to_str().unwrap(), USER, PASSWORD],
         );
+        tools::run("htpasswd", ["-b", home.path().join("users").to_str().unwrap(), TOKEN, ""]);
         let guard = match login {
             Login::Open => String::new(),
             Login::Basic => format!("auth_basic git; auth_basic_user_file {dir}/users;"),
@@ -235,6 +239,16 @@ impl Server {
     /// Configuration for ssh that knows the server and may log in.
     pub(crate) fn ssh_config(&self) -> PathBuf {
         self.home.path().join("config")
+    }
+
+    /// The private key that may log in by ssh.
+    pub(crate) fn key(&self) -> PathBuf {
+        self.home.path().join("key")
+    }
+
+    /// The server's key, as clients of ssh know it.
+    pub(crate) fn known_hosts(&self) -> PathBuf {
+        self.home.path().join("known")
     }
 
     /// The requests so far, a line each.

@@ -7,9 +7,10 @@ use tempfile::TempDir;
 use crate::base;
 use crate::build_basic::assert_facts;
 use crate::executor::{Build, PLACES, Place};
-use crate::git::{Login, Repository, Server};
+use crate::git::{Login, Repository, Server, TOKEN};
 use crate::image::Tree;
 use crate::registry::{PASSWORD, USER};
+use crate::ssh_agent::Agent;
 use crate::tools;
 
 const DOCKERFILE: &str = "FROM busybox\nCOPY . /got/\n";
@@ -206,6 +207,15 @@ fn by_ssh() {
         .flag(format!("--context={url}#side"))
         .image();
     assert_eq!(version(&image.tree()), "side");
+    // The key is the agent's alone.
+    let agent = Agent::with(&server.key());
+    let known = format!("UserKnownHostsFile={}", server.known_hosts().display());
+    let image = build(Place::Host)
+        .variable("GIT_SSH_COMMAND", format!("ssh -F /dev/null -o BatchMode=yes -o {known}"))
+        .variable("SSH_AUTH_SOCK", agent.socket().display().to_string())
+        .flag(format!("--context={url}#side"))
+        .image();
+    assert_eq!(version(&image.tree()), "side");
     build(Place::Host)
         .variable("GIT_SSH_COMMAND", "ssh -F /dev/null -o BatchMode=yes")
         .flag(format!("--context={url}#side"))
@@ -241,6 +251,9 @@ fn logins_go_to_their_host_only() {
         assert_eq!(version(&ended.image().tree()), "2");
         assert!(!ended.log.contains(PASSWORD), "{}", ended.log);
     }
+    let right = told(build(Place::Host).variable("GIT_TOKEN", TOKEN), &plain).succeeded();
+    assert_eq!(version(&right.image().tree()), "2");
+    assert!(!right.log.contains(TOKEN), "{}", right.log);
     let wrong = build(Place::Host).variable("GIT_TOKEN", format!("{PASSWORD}-wrong"));
     for ended in [told(build(Place::Host), &plain), told(wrong, &plain)] {
         ended.refused(1, &[closed.address(), "401", "GIT_TOKEN"]);
@@ -271,6 +284,20 @@ fn submodules_are_fetched_without_the_login_of_their_parent() {
         let modules = format!("[submodule \"x\"]\n\tpath = lib/inner\n\t{url}\n");
         app.commit(&[(".gitmodules", &modules)]);
     };
+    let daemon = Server::daemon(home.path());
+    let by_daemon = format!("git://{}/app.git", daemon.address());
+    for (flag, want) in
+        [("recurse-submodules=true", "- 0644 0:0 1 \"x\""), ("recurse-submodules=false", "")]
+    {
+        let tree = build(Place::Host)
+            .variable("GIT_PULL_METHOD", "git")
+            .flag(format!("--git={flag}"))
+            .flag(format!("--context={by_daemon}"))
+            .image()
+            .tree();
+        assert_facts(flag, &tree, &[("/got/lib/inner/deep", want)]);
+    }
+
     set(&other);
     build(Place::Host).flag(format!("--context={url}")).run().succeeded();
     let requests = elsewhere.requests();

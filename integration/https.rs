@@ -8,12 +8,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tempfile::TempDir;
 
 use crate::registry::write_certificates;
+use crate::web::server_config;
 
 /// The server; its thread ends with the test process.
 pub(crate) struct HttpsSink {
@@ -27,18 +26,10 @@ impl HttpsSink {
     pub(crate) fn start(statuses: &[u16]) -> Self {
         let home = tempfile::tempdir().unwrap();
         let (certificate, key) = write_certificates(home.path());
-        let certificate = CertificateDer::from_pem_file(certificate).unwrap();
-        let key = PrivateKeyDer::from_pem_file(key).unwrap();
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let config = ServerConfig::builder_with_provider(Arc::new(provider))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .unwrap();
+        let config = server_config(&certificate, &key);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let (config, seen) = (Arc::new(config), Arc::default());
+        let seen = Arc::default();
         let (shared, statuses) = (Arc::clone(&seen), statuses.to_vec());
         thread::spawn(move || {
             let mut statuses = statuses.into_iter();

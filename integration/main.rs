@@ -20,6 +20,7 @@ mod pod;
 #[path = "../tracer/tests/soundness/proof/mod.rs"]
 mod proof;
 mod registry;
+mod ssh_agent;
 mod telemetry;
 mod tools;
 mod warmer;
@@ -27,6 +28,7 @@ mod web;
 
 mod architecture;
 mod arriving;
+mod at_once;
 mod build_basic;
 mod cache;
 mod cache_command;
@@ -36,6 +38,7 @@ mod command_line;
 mod contexts;
 mod deploy;
 mod elsewhere;
+mod epoch;
 mod errors;
 mod git_contexts;
 mod growth;
@@ -70,3 +73,4 @@ mod stores;
 mod tracer_in_pod;
 mod tracers;
 mod verify;
+mod whole_language;

@@ -258,7 +258,12 @@ pub(crate) fn write_certificates(home: &Path) -> (PathBuf, PathBuf) {
 /// The names that a server has here.
 const LOOPBACK: [&str; 2] = ["127.0.0.1", "localhost"];
 
-fn write_certificates_for(home: &Path, names: &[&str], last_year: i32) -> (PathBuf, PathBuf) {
+/// The same for a server of these names, valid until the end of the year before the last one.
+pub(crate) fn write_certificates_for(
+    home: &Path,
+    names: &[&str],
+    last_year: i32,
+) -> (PathBuf, PathBuf) {
     let authority_key = KeyPair::generate().expect("a key");
     let mut authority = CertificateParams::new(Vec::new()).expect("no names");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

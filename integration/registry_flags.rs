@@ -5,6 +5,7 @@ use crate::craft::{Craft, Layer, machine, write_multi_platform};
 use crate::executor::Build;
 use crate::image::Image;
 use crate::registry::{Access, Registry};
+use crate::relay::Tunnels;
 
 fn build(dockerfile: &str) -> Build {
     Build::bare().file("Dockerfile", dockerfile)
@@ -193,6 +194,32 @@ fn a_proxy_is_asked_but_for_its_exceptions() {
     it("elsewhere.invalid").succeeded();
     assert!(registry.manifest("app:1").is_some());
     it(".invalid").refused(1, &["registry.invalid/app"]);
+}
+
+#[test]
+fn a_proxy_for_https_carries_tls_that_it_cannot_read() {
+    // Its certificate is for a name that does not resolve.
+    let registry = Registry::start(Access::TlsOfAnother);
+    let tunnels = Tunnels::to(registry.address());
+    let name = "registry.example.test";
+    let it = |exceptions: &str| {
+        build("FROM busybox\nRUN echo 1 > /a\n")
+            .base("busybox", base::busybox())
+            .flag(format!("--destination={name}/app:1"))
+            .flag(format!("--registry-certificate={name}={{roots}}"))
+            .bring("roots", registry.authority())
+            .variable("HTTPS_PROXY", format!("http://{}", tunnels.address))
+            .variable("NO_PROXY", exceptions)
+            .run()
+    };
+    it("elsewhere.test").succeeded();
+    let asked = tunnels.asked();
+    assert!(
+        !asked.is_empty() && asked.iter().all(|it| *it == format!("CONNECT {name}:443 HTTP/1.1"))
+    );
+    assert!(registry.paths("PUT").iter().any(|it| it == "/v2/app/manifests/1"));
+    it("example.test").refused(1, &[&format!("{name}/app")]);
+    assert_eq!(tunnels.asked().len(), asked.len(), "an exception is not asked for");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::build_basic::{Facts, assert_facts, on_busybox};
 use crate::executor::{Build, Ended, PLACES, Place, files_below};
 use crate::image::Image;
 use crate::pod::Privileges;
+use crate::ssh_agent::Agent;
 use crate::tools;
 
 const POD: Place = Place::Pod(Privileges::DEFAULT);
@@ -406,54 +407,15 @@ const ASK: &str = "#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\
         return got > 0 ? 0 : 5;\n\
     }\n";
 
-/// An agent with one key, ended by its process id.
-struct Agent {
-    home: tempfile::TempDir,
-    pid: i32,
-    /// The key as agents tell it, in hexadecimal digits.
-    key: String,
-}
-
-impl Agent {
-    fn start() -> Self {
-        let home = tempfile::tempdir().unwrap();
-        let path = |name: &str| home.path().join(name).display().to_string();
-        let key = path("key");
-        tools::run("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", "x", "-f", &key]);
-        // It listens before it goes to the background.
-        let said = tools::run("ssh-agent", ["-s", "-a", &path("socket")]);
-        let pid = said.split("SSH_AGENT_PID=").nth(1).unwrap().split(';').next().unwrap();
-        let public = fs::read_to_string(path("key.pub")).unwrap();
-        let blob = public.split(' ').nth(1).unwrap();
-        let decode = "base64 -d | od -An -v -tx1 | tr -d ' \\n'";
-        let hex = tools::run("busybox", ["sh", "-c", &format!("echo {blob} | {decode}")]);
-        let agent = Self { pid: pid.parse().unwrap(), key: hex, home };
-        agent.command("ssh-add").args(["-q", &key]).status().unwrap();
-        agent
-    }
-
-    fn command(&self, tool: &str) -> std::process::Command {
-        let mut command = tools::command(tool);
-        command.env("SSH_AUTH_SOCK", self.home.path().join("socket"));
-        command
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), Signal::SIGTERM);
-    }
-}
-
 #[test]
 fn an_agent_lists_and_signs_and_does_nothing_else() {
     let agent = Agent::start();
-    let program = agent.home.path().join("ask");
+    let program = agent.home().join("ask");
     fs::write(program.with_extension("c"), ASK).unwrap();
     let compiled = [program.with_extension("c"), "-o".into(), program.clone(), "-static".into()];
     tools::run("gcc", compiled);
     let (list, sign) =
-        ("000000010b", format!("000000440d{:08x}{}000000040102030400000000", 51, agent.key));
+        ("000000010b", format!("000000440d{:08x}{}000000040102030400000000", 51, agent.key()));
     let dockerfile = format!(
         "FROM busybox\nCOPY ask /bin/ask\n\
         RUN --mount=type=ssh test $(stat -c %u:%g:%a $SSH_AUTH_SOCK) = 0:0:600 && \
@@ -465,11 +427,11 @@ fn an_agent_lists_and_signs_and_does_nothing_else() {
         RUN --mount=type=ssh,id=key ask {list} | grep -q {key} && ask {sign} | grep -q '^........0e'\n\
         RUN --mount=type=ssh,id=none ! test -e /run\n\
         RUN ! test -e /run && ! test -e /s && test -z \"$SSH_AUTH_SOCK\"\n",
-        key = agent.key,
+        key = agent.key(),
     );
     for place in PLACES {
         let image = build(place, &dockerfile)
-            .bring("agent", agent.home.path())
+            .bring("agent", agent.home())
             .context_by(|context| {
                 fs::copy(&program, context.join("ask")).unwrap();
             })

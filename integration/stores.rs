@@ -14,6 +14,8 @@ use crate::base;
 use crate::build_basic::assert_facts;
 use crate::craft::Layer;
 use crate::executor::Build;
+use crate::registry::write_certificates_for;
+use crate::relay::Tunnels;
 use crate::tools;
 use crate::web::{Answer, Web};
 
@@ -357,4 +359,116 @@ fn azure() {
     at(build(&[&format!("--context={}", url.replace("dir/x", "absent"))]))
         .run()
         .refused(1, &["absent.tar.gz", "no such object"]);
+}
+
+/// Every answer breaks off, more often than one object is tried for: what arrived earns new tries.
+#[test]
+fn a_transfer_from_a_store_goes_on_as_long_as_there_is_progress() {
+    let bytes = Layer::new()
+        .file("Dockerfile", "FROM busybox\nCOPY big /got\n")
+        .file("big", "x".repeat(60_000))
+        .tar();
+    let total = bytes.len();
+    let web = Web::start(move |request| {
+        let range = request.headers.get("range").and_then(|it| it.strip_prefix("bytes="));
+        let from: usize = range.map_or(0, |it| it.split('-').next().unwrap().parse().unwrap());
+        let rest = bytes[from..].to_vec();
+        let cut = rest.len().min(total.div_ceil(8));
+        let range = format!("bytes {from}-{}/{total}", total - 1);
+        Answer::of(if from == 0 { 200 } else { 206 }, rest)
+            .header("Content-Range", &range)
+            .header("ETag", "\"x\"")
+            .header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+            .cut(cut)
+    });
+    let ended = build(&["--context=s3://builds"])
+        .variable("S3_ENDPOINT", format!("http://{}", web.address()))
+        .variable("S3_FORCE_PATH_STYLE", "true")
+        .variable("AWS_EC2_METADATA_DISABLED", "true")
+        .run()
+        .succeeded();
+    assert_eq!(ended.image().tree()["/got"].size, 60_000);
+    assert_eq!(web.seen().len(), 8, "{}", ended.log);
+    assert!(ended.log.contains("going on"), "{}", ended.log);
+    let last = web.seen().pop().unwrap();
+    assert_eq!(last.headers["if-match"], "\"x\"", "the rest is of the same object");
+}
+
+/// Nothing is said about who asks: nobody comes first, and the identity of the machine after that.
+#[test]
+fn azure_by_the_identity_of_the_machine() {
+    let bytes = archive();
+    let web = Web::start(move |request| {
+        if request.path.starts_with("/metadata/identity/oauth2/token?") {
+            let token = format!(r#"{{"access_token":"{KEY}","expires_on":"4102444800"}}"#);
+            return Answer::of(200, token);
+        }
+        if request.headers.get("authorization").is_none_or(|it| *it != format!("Bearer {KEY}")) {
+            return Answer::of(404, "").header("x-ms-error-code", "ResourceNotFound");
+        }
+        Answer::of(200, bytes.clone())
+            .header("ETag", "\"x\"")
+            .header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+    });
+    let context = "--context=https://acc.blob.core.windows.net/builds/x.tar";
+    let at = |endpoint: String| {
+        build(&[context])
+            .variable("AZURE_STORAGE_ENDPOINT", web.url(""))
+            .variable("AZURE_POD_IDENTITY_AUTHORITY_HOST", endpoint)
+    };
+    let ended = at(web.url("")).run().succeeded();
+    assert!(ended.log.contains("as the identity of this machine"), "{}", ended.log);
+    assert!(!ended.log.contains(KEY), "{}", ended.log);
+    let asked: Vec<String> = web.seen().into_iter().map(|it| it.path).collect();
+    assert_eq!((asked.len(), &asked[0], &asked[2]), (3, &asked[2], &"/builds/x.tar".to_owned()));
+    assert!(asked[1].contains("resource=https") && !asked[1].contains("client_id"), "{asked:?}");
+    // Where nobody gives out identities, the store's own answer is what is told.
+    at("http://127.0.0.1:1".to_owned()).run().refused(1, &["x.tar", "no such object"]);
+    let named = at(web.url("")).variable("AZURE_CLIENT_ID", "canary-client").run().succeeded();
+    let last = web.seen().into_iter().rfind(|it| it.path.starts_with("/metadata")).unwrap();
+    assert!(last.path.contains("client_id=canary-client"), "{}\n{}", last.path, named.log);
+}
+
+/// The store itself, by the names it has in the world, behind a proxy for HTTPS; and the metadata server of a machine
+/// there. Without one the object has to be public.
+#[test]
+fn google_by_the_metadata_server_and_as_nobody() {
+    let home = tempfile::tempdir().unwrap();
+    let certificate = write_certificates_for(home.path(), &["storage.googleapis.com"], 4000);
+    let bytes = archive();
+    let store = Web::start_tls(&certificate, move |request| {
+        let user = request.headers.get("authorization").map_or("nobody", String::as_str);
+        let allowed = user == format!("Bearer {KEY}") || request.path.contains("public");
+        match allowed {
+            true => Answer::of(200, bytes.clone())
+                .header("ETag", "\"x\"")
+                .header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT"),
+            false => Answer::of(403, ""),
+        }
+    });
+    let metadata = Web::start(|request| match request.path.contains("/service-accounts/") {
+        true => Answer::of(200, format!(r#"{{"access_token":"{KEY}","expires_in":3600}}"#)),
+        false => Answer::of(404, ""),
+    });
+    let tunnels = Tunnels::to(store.address());
+    let at = |object: &str, metadata: &str| {
+        build(&[&format!("--context=gs://builds/{object}.tar")])
+            .bring("roots", home.path().join("trust/ca.crt"))
+            .variable("SSL_CERT_FILE", "{roots}")
+            .variable("HTTPS_PROXY", format!("http://{}", tunnels.address))
+            .variable("GCE_METADATA_HOST", metadata)
+            .run()
+    };
+    let ended = at("private", metadata.address()).succeeded();
+    assert!(!ended.log.contains(KEY), "{}", ended.log);
+    assert_facts("private", &ended.image().tree(), &[("/got", "- 0644 0:0 4 \"text\"")]);
+    assert_eq!(metadata.seen()[0].headers["metadata-flavor"], "Google");
+    let ended = at("public", "127.0.0.1:1").succeeded();
+    assert!(ended.log.contains("No login for gs://builds/public.tar"), "{}", ended.log);
+    at("private", "127.0.0.1:1").refused(1, &["gs://builds/private.tar"]);
+    let asked = tunnels.asked();
+    assert!(
+        asked.iter().all(|it| it == "CONNECT storage.googleapis.com:443 HTTP/1.1"),
+        "{asked:?}"
+    );
 }

@@ -3,9 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// One request: its first line's parts, and its headers by lower-case name.
 #[derive(Debug, Clone)]
@@ -55,6 +60,21 @@ pub(crate) struct Web {
 impl Web {
     /// Answers each request by `answer`, one after the other.
     pub(crate) fn start(answer: impl Fn(&Request) -> Answer + Send + 'static) -> Self {
+        Self::serve(None, answer)
+    }
+
+    /// The same over TLS, with this certificate and key.
+    pub(crate) fn start_tls(
+        (certificate, key): &(PathBuf, PathBuf),
+        answer: impl Fn(&Request) -> Answer + Send + 'static,
+    ) -> Self {
+        Self::serve(Some(server_config(certificate, key)), answer)
+    }
+
+    fn serve(
+        tls: Option<Arc<ServerConfig>>,
+        answer: impl Fn(&Request) -> Answer + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound").to_string();
         let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::default());
@@ -65,10 +85,23 @@ impl Web {
                 if stopped.load(Ordering::SeqCst) {
                     return;
                 }
-                let Ok(stream) = stream else { continue };
-                let Some(request) = read(&stream) else { continue };
-                seen_by_us.lock().expect("nobody panics").push(request.clone());
-                write(stream, &answer(&request));
+                let Ok(mut stream) = stream else { continue };
+                let answer = |request: &Request| {
+                    seen_by_us.lock().expect("nobody panics").push(request.clone());
+                    answer(request)
+                };
+                match &tls {
+                    None => exchange(&mut stream, answer),
+                    Some(config) => {
+                        let connection = ServerConnection::new(Arc::clone(config));
+                        let connection = connection.expect("a valid configuration");
+                        let mut stream = StreamOwned::new(connection, stream);
+                        exchange(&mut stream, answer);
+                        stream.conn.send_close_notify();
+                        // The other side may be gone already.
+                        let _ = stream.flush();
+                    }
+                }
             }
         });
         Self { address, stop, seen, thread: Some(thread) }
@@ -99,7 +132,28 @@ impl Drop for Web {
     }
 }
 
-fn read(stream: &TcpStream) -> Option<Request> {
+/// What a server with this certificate and key speaks TLS by.
+pub(crate) fn server_config(certificate: &Path, key: &Path) -> Arc<ServerConfig> {
+    let certificate = CertificateDer::from_pem_file(certificate).unwrap();
+    let key = PrivateKeyDer::from_pem_file(key).unwrap();
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    Arc::new(config)
+}
+
+/// One request and its answer; nothing where the other side goes away before.
+fn exchange(stream: &mut (impl Read + Write), answer: impl FnOnce(&Request) -> Answer) {
+    if let Some(request) = read(stream) {
+        write(stream, &answer(&request));
+    }
+}
+
+fn read(stream: &mut impl Read) -> Option<Request> {
     let mut reader = BufReader::new(stream);
     let mut lines = reader.by_ref().lines();
     let first = lines.next()?.ok()?;
@@ -117,7 +171,7 @@ fn read(stream: &TcpStream) -> Option<Request> {
 }
 
 /// The other side may be gone, with an error of its own.
-fn write(mut stream: TcpStream, answer: &Answer) {
+fn write(stream: &mut impl Write, answer: &Answer) {
     let mut head = format!("HTTP/1.1 {} Answer\r\nConnection: close\r\n", answer.status);
     for (name, value) in &answer.headers {
         head += &format!("{name}: {value}\r\n");

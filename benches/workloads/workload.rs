@@ -1,4 +1,4 @@
-//! What is built: six Dockerfiles, their contexts, their bases.
+//! What is built: seven Dockerfiles, their contexts, their bases.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -28,7 +28,15 @@ pub(crate) struct Workload {
 
 /// All of them, in the order of the table.
 pub(crate) fn workloads() -> Vec<Workload> {
-    vec![small_steps(), packages(), small_files(), large_file(), multi_stage(), copies()]
+    vec![
+        small_steps(),
+        packages(),
+        small_files(),
+        large_file(),
+        multi_stage(),
+        copies(),
+        independent_stages(),
+    ]
 }
 
 fn small_steps() -> Workload {
@@ -152,6 +160,27 @@ fn copies() -> Workload {
             }
         },
         floor: "cp -r $context $root/files".to_owned(),
+    }
+}
+
+fn independent_stages() -> Workload {
+    // One waits, as for the network; one computes.
+    let waits = "i=0; while [ $i -lt 20 ]; do sleep 0.1; echo $i > /waited$i; i=$((i+1)); done";
+    let computes = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo $i > /computed";
+    Workload {
+        name: "w7",
+        title: "three stages that do not need each other; `redo` builds them in turn",
+        bases: vec![("many", many_files)],
+        dockerfile: format!(
+            "FROM {{many}} AS waits\nRUN {waits}\nFROM {{many}} AS computes\nRUN {computes}\n\
+             FROM {{many}} AS again\nRUN {computes}\nFROM {{many}}\n\
+             COPY --from=waits /waited19 /\nCOPY --from=computes /computed /\n\
+             COPY --from=again /computed /again\n"
+        ),
+        idle: None,
+        steps: 3,
+        context: |_| {},
+        floor: format!("chroot $root /bin/sh -c '{waits}; {computes}; {computes}'"),
     }
 }
 

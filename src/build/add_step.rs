@@ -1,6 +1,6 @@
 //! What ADD takes from elsewhere: files of the web, and repositories.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::builder::Builder;
 use super::downloads::Download;
@@ -8,16 +8,15 @@ use super::stage::Stages;
 use crate::context::git::GitSource;
 use crate::context::{self, http};
 use crate::dockerfile::GitRef;
-use crate::image::Digest;
 use crate::plan::CopyStep;
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::Isolation;
 use crate::step::{Copier, Found, SourceTree};
 
 impl Stages<'_, '_> {
-    fn download(&self, url: &str) -> Result<Rc<Download>, Failure> {
-        let Builder { order, work, interrupt, .. } = *self.builder;
-        self.downloads.fetch(url, order, work, interrupt)
+    fn download(&self, url: &str) -> Result<Arc<Download>, Failure> {
+        let Builder { order, work, interrupt, .. } = self.builder;
+        self.between.downloads.fetch(url, order, work, interrupt)
     }
 
     /// Adds a file of the web.
@@ -29,14 +28,7 @@ impl Stages<'_, '_> {
     ) -> Result<(), Failure> {
         let shown = http::without_credentials(url);
         let download = self.download(url)?;
-        let digest = Digest::from_bytes(download.fetched.sha256);
-        let expected = step.add.as_ref().and_then(|add| add.checksum);
-        if let Some(expected) = expected.filter(|expected| *expected != digest) {
-            return Err(Failure::new(format!("{shown} has the checksum {digest}, not {expected}"))
-                .hint(
-                    "the file has changed since the Dockerfile was written, or was tampered with",
-                ));
-        }
+        download.verify(step, &shown)?;
         let sources =
             SourceTree::context(download.dir.path(), None, self.builder.work.path(), &shown)
                 .could_not(|| "open what was fetched".to_owned())?;
@@ -69,7 +61,7 @@ impl Stages<'_, '_> {
         let into = dir.path().join("repository");
         let mut access = builder.order.access.clone();
         access.git = builder.order.mounts.cloning(&source, access.git)?;
-        let obtained = context::repository(&source, &into, &access, builder.interrupt)?;
+        let obtained = context::repository(&source, &into, &access, &builder.interrupt)?;
         let shown = source.to_string();
         let sources = SourceTree::context(&obtained.dir, None, builder.work.path(), &shown)
             .could_not(|| "open what was fetched".to_owned())?;

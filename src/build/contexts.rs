@@ -5,8 +5,9 @@ use tracer::Interrupt;
 use super::images::{Images, NamedContext};
 use super::work::WorkDir;
 use super::{Order, registry_failure};
+use crate::context::git::GitSource;
 use crate::context::{Access, Context, ContextSource, Elsewhere, obtain};
-use crate::plan::Plan;
+use crate::plan::{EPOCH, Plan};
 use crate::registry::Registry;
 use crate::report::Failure;
 
@@ -18,7 +19,8 @@ pub(super) fn own(
     interrupt: &Interrupt,
 ) -> Result<Context, Failure> {
     let access = access(order, &order.context, registry)?;
-    let obtained = obtain(&order.context, &work.path().join("context"), &access, interrupt)?;
+    let source = with_times(order);
+    let obtained = obtain(&source, &work.path().join("context"), &access, interrupt)?;
     let obtained = obtained.below(&order.context_sub_path, "--context-sub-path")?;
     let opened = match Elsewhere::parse(&order.dockerfile) {
         None => Context::open(&obtained, &order.dockerfile, &order.here),
@@ -28,6 +30,17 @@ pub(super) fn own(
         }
     };
     opened.map_err(|error| Failure::new(error.to_string()).hint("see --context and --dockerfile"))
+}
+
+/// As in Docker, the files of a repository have the time of its commit where an epoch is given.
+fn with_times(order: &Order) -> ContextSource {
+    let has_epoch = order.build_args.get(EPOCH).is_some_and(|text| !text.is_empty());
+    match &order.context {
+        ContextSource::Git(git) if has_epoch => {
+            ContextSource::Git(Box::new(GitSource::clone(git).with_commit_times()))
+        }
+        source => source.clone(),
+    }
 }
 
 /// Brings the further contexts that instructions of the plan take files from, and that are elsewhere, to
@@ -50,7 +63,11 @@ pub(super) fn bring(
 }
 
 /// How to reach a context; Amazon's logins are asked for where it is there.
-fn access(order: &Order, source: &ContextSource, registry: &Registry) -> Result<Access, Failure> {
+pub(super) fn access(
+    order: &Order,
+    source: &ContextSource,
+    registry: &Registry,
+) -> Result<Access, Failure> {
     let mut access = order.access.clone();
     if let ContextSource::Object(object) = source
         && object.is_s3()

@@ -7,6 +7,7 @@ use tracer::Interrupt;
 
 use super::ahead::Ahead;
 use super::downloads::Downloads;
+use super::epoch::Within;
 use super::images::Images;
 use super::keys::{Keys, known_files};
 use super::layers::Times;
@@ -43,27 +44,41 @@ pub fn check(order: &Order, interrupt: &Interrupt, colour: bool) -> Result<Check
     within(order, interrupt, |context, registry, work| {
         let file = parse(context)?;
         let mut found = Findings::new(options(&file, &order.build_args)?);
-        let arguments = arguments(order, &file);
-        check::text(&file, &arguments, &mut found);
         let mut images = Images::new(registry, order.contexts.clone(), interrupt, None)?;
-        let unused = order.goals.unused || order.goals.targets.is_empty();
-        let goals = Goals { unused, ..order.goals.clone() };
-        let failures = match plan(&file, &goals, &arguments, &order.platform, &images) {
-            Ok(plan) => {
-                contexts::bring(order, &plan, &mut images, registry, work, interrupt)?;
-                let (dockerfile, arguments, ignore) = (&file, &arguments, &context.ignore);
-                let around = Surroundings { dockerfile, arguments, ignore, images: &images };
-                check::stages(&plan, around, &mut found);
-                let mut failures = refused(dockerfile, arguments, &plan, &images);
-                failures.extend(Times::of(order, &plan).err());
-                failures
-            }
-            Err(error) => vec![plan_failure(error, &file)],
+        check::text(&file, &arguments(order, &file), &mut found);
+        let around = Within { order, context, registry, work, interrupt };
+        let failures = match around.arguments(&file, &mut images) {
+            Ok(arguments) => check_stages(around, &file, &arguments, &mut images, &mut found)?,
+            Err(failure) => vec![failure],
         };
         let rendered = found.sorted().into_iter().map(|it| it.render(&file.source, colour));
         let parts: Vec<String> = rendered.chain(failures.iter().map(ToString::to_string)).collect();
         Ok(Checked { count: parts.len(), text: parts.join("\n\n") })
     })
+}
+
+/// Looks at the stages; answers what cannot be built in them.
+fn check_stages(
+    around: Within<'_>,
+    file: &Dockerfile,
+    arguments: &Arguments,
+    images: &mut Images<'_>,
+    found: &mut Findings,
+) -> Result<Vec<Failure>, Failure> {
+    let Within { order, context, registry, work, interrupt } = around;
+    let unused = order.goals.unused || order.goals.targets.is_empty();
+    let goals = Goals { unused, ..order.goals.clone() };
+    let plan = match plan(file, &goals, arguments, &order.platform, images) {
+        Ok(plan) => plan,
+        Err(error) => return Ok(vec![plan_failure(error, file)]),
+    };
+    contexts::bring(order, &plan, images, registry, work, interrupt)?;
+    let ignore = &context.ignore;
+    let shown = Surroundings { dockerfile: file, arguments, ignore, images };
+    check::stages(&plan, shown, found);
+    let mut failures = refused(file, arguments, &plan, images);
+    failures.extend(Times::of(order, arguments, &plan).err());
+    Ok(failures)
 }
 
 /// The plan of the build, and with a cache what is found there.
@@ -74,11 +89,12 @@ pub fn dry_run(order: &Order, interrupt: &Interrupt) -> Result<Outline, Failure>
     within(order, interrupt, |context, registry, work| {
         let file = parse(context)?;
         let mut images = Images::new(registry, order.contexts.clone(), interrupt, None)?;
-        let arguments = arguments(order, &file);
+        let around = Within { order, context, registry, work, interrupt };
+        let arguments = around.arguments(&file, &mut images)?;
         let plan = plan_of(order, &file, &arguments, &images)?;
         contexts::bring(order, &plan, &mut images, registry, work, interrupt)?;
         warn(order, context, &file, &arguments, &plan, &images)?;
-        Times::of(order, &plan)?;
+        Times::of(order, &arguments, &plan)?;
         let at = At { order, context, file: &file, arguments: &arguments, images: &images };
         outlined(&at, &plan, registry, interrupt, work)
     })
@@ -106,7 +122,7 @@ pub(super) fn outlined(
     let Some(settings) = order.cache.as_ref().filter(|_| !order.layers.single) else {
         return outline(None);
     };
-    let times = Times::of(order, plan)?;
+    let times = Times::of(order, arguments, plan)?;
     let cache = Cache::new(settings, registry, work.blobs());
     let keys = Keys {
         order,
@@ -177,10 +193,12 @@ pub(super) fn arguments(order: &Order, file: &Dockerfile) -> Arguments {
 }
 
 fn options(file: &Dockerfile, given: &BTreeMap<String, String>) -> Result<Options, Failure> {
-    let (place, text) = match (given.get(CHECK), &file.directives.check) {
-        (Some(text), _) => (format!("--build-arg {CHECK}"), text.as_str()),
-        (None, Some(text)) => (format!("{}: # check=", file.source.name), text.as_str()),
+    let (place, options) = match (given.get(CHECK), &file.directives.check) {
+        (Some(text), _) => (format!("--build-arg {CHECK}"), Options::parse(text)),
+        (None, Some(text)) => {
+            (format!("{}: # check=", file.source.name), Options::of_comment(text))
+        }
         (None, None) => return Ok(Options::default()),
     };
-    Options::parse(text).map_err(|error| Failure::new(error.to_string()).at(place))
+    options.map_err(|error| Failure::new(error.to_string()).at(place))
 }

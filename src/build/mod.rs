@@ -12,6 +12,8 @@
 
 mod add_step;
 mod ahead;
+mod at_once;
+mod between;
 mod builder;
 mod by_content;
 mod by_reads;
@@ -19,12 +21,14 @@ mod cached;
 mod contexts;
 mod copy_step;
 mod downloads;
+mod epoch;
 mod images;
 mod inspect;
 mod keys;
 mod layers;
 mod logins;
 mod needs;
+mod once;
 mod outline;
 mod own_root;
 mod publish;
@@ -43,7 +47,10 @@ mod verdict;
 mod work;
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use tracer::Interrupt;
 use tracing::field::Empty;
@@ -57,6 +64,7 @@ use crate::registry::{Registry, RegistryError, Settings};
 use crate::report::{ExitStatus, Failure, in_span};
 use crate::rootfs::{self, Chosen};
 
+use between::Between;
 use builder::Builder;
 use images::Images;
 pub use images::{NamedContext, NamedContexts};
@@ -68,6 +76,7 @@ pub use publish::{Built, Outputs};
 use room::Room;
 pub use run_mounts::MountSources;
 pub use shared_caches::SharedCaches;
+use shared_caches::UsedCaches;
 use stage::Stages;
 pub use tracers::StepTracer;
 use tracers::Tracers;
@@ -110,6 +119,8 @@ pub struct Order {
     pub hostname: String,
     /// Where they run.
     pub isolation: rootfs::Choice,
+    /// How many independent stages are built at the same time, if that was said.
+    pub parallel_stages: Option<NonZero<usize>>,
     /// Go on in place without a container.
     pub force: bool,
     /// The directory to work in; made if it is missing.
@@ -127,7 +138,7 @@ pub struct Order {
     /// The time of the build, RFC 3339.
     pub created: String,
     /// Is told where the build keeps its files, so that whoever ends the process can remove them.
-    pub work_dir: std::sync::Arc<std::sync::OnceLock<PathBuf>>,
+    pub work_dir: std::sync::Arc<OnceLock<PathBuf>>,
 }
 
 /// Shows a plan to a person.
@@ -232,7 +243,8 @@ fn run(
     order.outputs.check(registry)?;
     let bases = order.cache.as_ref().and_then(|cache| cache.bases.as_ref());
     let mut images = Images::new(registry, order.contexts.clone(), interrupt, bases)?;
-    let arguments = inspect::arguments(order, dockerfile);
+    let within = epoch::Within { order, context, registry, work, interrupt };
+    let arguments = within.arguments(dockerfile, &mut images)?;
     let span = tracing::info_span!("plan", error = Empty);
     let plan = in_span(span, || inspect::plan_of(order, dockerfile, &arguments, &images))?;
     for name in &plan.unused_arguments {
@@ -245,7 +257,7 @@ fn run(
         let at = inspect::At { order, context, file, arguments: &arguments, images: &images };
         show(&inspect::outlined(&at, &plan, registry, interrupt, work)?)?;
     }
-    let times = Times::of(order, &plan)?;
+    let times = Times::of(order, &arguments, &plan)?;
     let chosen = choose(order, work)?;
     let tracers = {
         let root = match chosen.isolation {
@@ -261,6 +273,11 @@ fn run(
         tracing::warn!("--single-snapshot makes no layers of single steps: none is cached");
     }
     let cache = cache.map(|settings| Cache::new(settings, registry, work.blobs()));
+    if let Some(cache) = cache.as_ref().filter(|_| order.outputs.push) {
+        let repositories = repositories(&order.outputs.destinations);
+        registry.expect_push(&cache.pushed_last(&repositories, &order.platform));
+    }
+    let (found, caches) = (OnceLock::new(), UsedCaches::default());
     let builder = Builder {
         order,
         context,
@@ -271,12 +288,13 @@ fn run(
         images: &images,
         isolation: chosen.isolation,
         tracers: &tracers,
-        interrupt,
+        interrupt: interrupt.clone(),
         work,
         times,
         cache: cache.as_ref(),
-        found: std::cell::OnceCell::new(),
-        caches: shared_caches::UsedCaches::default(),
+        most_at_once: at_once::most(order.parallel_stages, chosen.isolation),
+        found: &found,
+        caches: &caches,
     };
     let built = with_cache(&builder, || whole(&builder, &plan));
     if built.is_err() {
@@ -324,14 +342,14 @@ fn with_cache(
 
 fn whole(builder: &Builder<'_>, plan: &Plan<'_>) -> Result<Built, Failure> {
     let Builder { order, registry, images, work, .. } = *builder;
-    let mut stages = Stages::new(builder, plan)?;
+    let between = Between::look(builder, plan);
     builder.make_way()?;
-    let image = stages.build_all()?;
+    let image = Stages { builder, plan, between: &between }.build_all()?;
     let mut config = image.config().clone();
     config.created = Some(builder.times.created.clone());
     // As with Docker, annotations of the base speak of the base.
     let image = image.with_config(config).with_annotations(order.outputs.annotations.clone());
-    let uploads = stages.into_uploads();
+    let uploads = between.into_uploads();
     let exports = builder.exports();
     let published = std::thread::scope(|scope| {
         // The trees have done their duty, and large ones take a while to go. Where they do not, the end
@@ -341,7 +359,11 @@ fn whole(builder: &Builder<'_>, plan: &Plan<'_>) -> Result<Built, Failure> {
         let span = tracing::info_span!("push", kaniko.digest = %image.digest(), error = Empty);
         in_span(span, || order.outputs.publish(&image, registry, uploads, images, work))
     });
-    published.inspect_err(|_| {
+    if let (Ok(pushed), Some(cache)) = (&published, builder.cache) {
+        cache.note_pushed(&image, pushed, &order.platform);
+    }
+    let built = published.map(|_| Built { digest: image.digest() });
+    built.inspect_err(|_| {
         // What the destination did not get may be a layer that the cache no longer has.
         if let Some(cache) = builder.cache.filter(|_| !builder.interrupt.is_triggered()) {
             cache.verify_used();
@@ -350,8 +372,9 @@ fn whole(builder: &Builder<'_>, plan: &Plan<'_>) -> Result<Built, Failure> {
 }
 
 fn parse(context: &Context) -> Result<Dockerfile, Failure> {
-    let text = String::from_utf8_lossy(&context.dockerfile);
-    tracing::Span::current().record("kaniko.dockerfile.content", text.as_ref());
+    let text = std::ffi::OsStr::from_bytes(&context.dockerfile).display();
+    // Made into text by whoever gathers spans, if anybody does.
+    tracing::Span::current().record("kaniko.dockerfile.content", tracing::field::display(text));
     crate::dockerfile::parse(&context.dockerfile_name, &context.dockerfile).map_err(|error| {
         let place = format!("{}:{}", context.dockerfile_name, error.line());
         let failure = Failure::new(error.message().to_owned()).at(place);

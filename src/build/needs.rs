@@ -107,6 +107,10 @@ mod tests {
         fn has_context(&self, _: &str) -> bool {
             false
         }
+
+        fn is_scratch(&self, _: &str) -> bool {
+            false
+        }
     }
 
     #[test]

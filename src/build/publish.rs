@@ -9,7 +9,7 @@ use super::images::Images;
 use super::registry_failure;
 use super::work::WorkDir;
 use crate::image::{Blob, Digest, Flavor, Image, Reference};
-use crate::registry::{PendingUpload, Registry};
+use crate::registry::{PendingUpload, Pushed, Registry};
 use crate::report::{Explain as _, Failure};
 use crate::sink::{self, Place};
 
@@ -92,7 +92,8 @@ impl Outputs {
         Ok(())
     }
 
-    /// Writes and pushes the image. Files appear under their names only when the push has succeeded.
+    /// Writes and pushes the image; under which names a registry took it. Files appear under their names only
+    /// when the push has succeeded.
     pub(super) fn publish(
         &self,
         image: &Image,
@@ -100,13 +101,12 @@ impl Outputs {
         uploads: Vec<PendingUpload>,
         images: &Images<'_>,
         work: &WorkDir,
-    ) -> Result<Built, Failure> {
-        let digest = image.digest();
+    ) -> Result<Vec<Pushed>, Failure> {
         let staged = self.stage(image, images, work)?;
-        self.push(image, registry, uploads, work)?;
+        let pushed = self.push(image, registry, uploads, work)?;
         staged.commit()?;
-        self.tell(digest, registry)?;
-        Ok(Built { digest })
+        self.tell(image.digest(), registry)?;
+        Ok(pushed)
     }
 
     /// Writes the lines about the image.
@@ -160,10 +160,10 @@ impl Outputs {
         registry: &Registry,
         uploads: Vec<PendingUpload>,
         work: &WorkDir,
-    ) -> Result<(), Failure> {
+    ) -> Result<Vec<Pushed>, Failure> {
         if !self.push || self.destinations.is_empty() {
             tracing::info!("Skipping push to container registry due to --no-push flag");
-            return Ok(());
+            return Ok(Vec::new());
         }
         for destination in &self.destinations {
             tracing::info!("Pushing image to {destination}");
@@ -171,10 +171,10 @@ impl Outputs {
         let pushed = registry
             .push(image, &self.destinations, uploads, &work.blobs())
             .map_err(|error| registry_failure(&error))?;
-        for one in pushed {
+        for one in &pushed {
             tracing::info!("Pushed {}", one.reference.with_digest(one.digest));
         }
-        Ok(())
+        Ok(pushed)
     }
 }
 

@@ -3,11 +3,11 @@
 //! What is not asked for by a flag is a matter of cost alone: every backend
 //! that is chosen here tells all that changed, or that it cannot.
 
-use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use snapshot::ImagePath;
@@ -87,7 +87,7 @@ pub(super) struct Tracers<'a> {
     special: BTreeMap<&'static str, Tracer>,
     nobody: Tracer,
     /// What looking at a path costs: measured once, when there is a tree.
-    per_path: OnceCell<Duration>,
+    per_path: OnceLock<Duration>,
 }
 
 /// Who watches one step.
@@ -131,7 +131,7 @@ impl<'a> Tracers<'a> {
             steps,
             special,
             nobody: probe(Choice::Off, root)?,
-            per_path: OnceCell::new(),
+            per_path: OnceLock::new(),
         })
     }
 

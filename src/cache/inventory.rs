@@ -1,6 +1,7 @@
 //! What is in a cache, for people who want to see it, explain it or make room.
 //!
-//! Caches of mounts are entries, too, where builds share them by way of a repository.
+//! Caches of mounts are entries, too, where builds share them by way of a repository, and so are notes
+//! of what was pushed.
 //! Only entries are ever named or removed: a layout or a repository may hold
 //! other images, too, and those are counted and left alone.
 
@@ -11,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use thiserror::Error;
 
 use super::mount_image::{self, MountImage};
+use super::pushed::{self, PushNote};
 use super::{Entry, Layout, LayoutError, Miss, Place, Record};
 use crate::image::{Digest, Manifest, Platform, Repository};
 use crate::plan::Key;
@@ -34,6 +36,8 @@ pub enum Content {
     Layer(Box<Entry>),
     /// A cache of mounts.
     Mount(MountImage),
+    /// Which image a repository was given last.
+    Pushed(PushNote),
 }
 
 impl Content {
@@ -43,6 +47,7 @@ impl Content {
         match self {
             Self::Layer(entry) => entry.created_seconds,
             Self::Mount(mount) => mount.created_seconds,
+            Self::Pushed(note) => note.created_seconds,
         }
     }
 }
@@ -176,6 +181,9 @@ impl Place {
         let entry = if mount_image::key_of(&tag).is_some() {
             let said = MountImage::read(&tag, &manifest.annotations);
             said.map(Content::Mount).map_err(|error| error.to_string())
+        } else if pushed::key_of(&tag).is_some() {
+            let said = PushNote::read(&tag, &manifest.annotations);
+            said.map(Content::Pushed).map_err(|error| error.to_string())
         } else {
             let entry = Entry::read(key, manifest, self.blob()).map_err(|error| error.to_string());
             entry.and_then(|entry| {
@@ -246,7 +254,7 @@ fn unreadable(tag: String, manifest: Digest, used: Option<i64>, why: String) -> 
 
 /// The name in the tag of an entry.
 fn key_in(tag: &str) -> Option<Key> {
-    Key::parse(tag).or_else(|| mount_image::key_of(tag))
+    Key::parse(tag).or_else(|| mount_image::key_of(tag)).or_else(|| pushed::key_of(tag))
 }
 
 /// Whether a tag is that of an entry.

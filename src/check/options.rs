@@ -37,7 +37,7 @@ impl Options {
     /// An option that does not exist.
     pub fn parse(text: &str) -> Result<Self, BadOptions> {
         let mut options = Self::default();
-        for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
+        for part in text.trim().splitn(3, ';').filter(|_| !text.trim().is_empty()) {
             let unknown = || BadOptions::Unknown(part.to_owned());
             let (name, value) = part.split_once('=').ok_or_else(unknown)?;
             let value = value.trim();
@@ -54,17 +54,23 @@ impl Options {
         Ok(options)
     }
 
+    /// Reads the value of a directive or comment, in which what follows a blank is the reason.
+    ///
+    /// # Errors
+    /// As [`Options::parse`].
+    pub fn of_comment(text: &str) -> Result<Self, BadOptions> {
+        Self::parse(text.trim().split(' ').next().unwrap_or_default())
+    }
+
     /// With the options in the comments above an instruction, which can skip more and ask for more.
     pub(super) fn with_comments(&self, comments: &[String]) -> Self {
         let mut merged = self.clone();
-        let own = comments.iter().filter_map(|comment| {
+        let mut own = comments.iter().filter_map(|comment| {
             let (key, value) = comment.split_once('=')?;
-            let is_check = key.trim().eq_ignore_ascii_case("check");
-            // What follows a blank is the reason.
-            let value = value.trim().split(' ').next().filter(|_| is_check)?;
-            Self::parse(value).ok()
+            Some(value).filter(|_| key.trim().eq_ignore_ascii_case("check"))
         });
-        for own in own {
+        // The first one counts, even where it cannot be read.
+        if let Some(Ok(own)) = own.next().map(Self::of_comment) {
             merged.skip.add(own.skip);
             merged.experimental.add(own.experimental);
         }
@@ -129,25 +135,29 @@ mod tests {
             ("", "", Described, false),
             ("skip=all", "", UndefinedVar, false),
             ("skip=all", "", Described, false),
-            ("skip=UndefinedVar, WorkdirRelativePath", "", WorkdirRelativePath, false),
+            ("skip=UndefinedVar,WorkdirRelativePath", "", WorkdirRelativePath, false),
             ("skip=UndefinedVar", "", WorkdirRelativePath, true),
-            ("experimental=all; error=true", "", Described, true),
+            ("experimental=all;error=true", "", Described, true),
             ("experimental=InvalidDefinitionDescription", "", Described, true),
             ("", "check=skip=UndefinedVar it is set by the base", UndefinedVar, false),
             ("", "check=skip=UndefinedVar", WorkdirRelativePath, true),
             ("", "check = skip=all", WorkdirRelativePath, false),
             ("", "check=nonsense", UndefinedVar, true),
+            ("skip=UndefinedVar it is set", "", UndefinedVar, false),
+            ("skip=JSONArgsRecommended, UndefinedVar", "", UndefinedVar, true),
             ("", "a check=skip=all", UndefinedVar, true),
         ] {
-            let options = Options::parse(text).expect(text).with_comments(&[comment.to_owned()]);
+            let options =
+                Options::of_comment(text).expect(text).with_comments(&[comment.to_owned()]);
             assert_eq!(options.allow(rule), want, "{text} {comment} {rule}");
         }
-        assert!(Options::parse("skip=A;error=true").expect("well formed").error);
+        let given = Options::parse(" skip=A, UndefinedVar; error=true").expect("well formed");
+        assert!(given.error && !given.allow(UndefinedVar));
     }
 
     #[test]
     fn refused() {
-        for text in ["x", "x=1", "error=maybe", "skip"] {
+        for text in ["x", "x=1", "error=maybe", "skip", "skip=all;", ";error=true"] {
             assert!(Options::parse(text).is_err(), "{text}");
         }
         let options = Options::parse("skip=UndefinedVars,UndefinedVar").expect("well formed");

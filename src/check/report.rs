@@ -46,17 +46,31 @@ pub(super) struct Place<'p> {
     pub(super) line: usize,
     pub(super) span: Span,
     pub(super) comments: &'p [String],
+    /// Of a trigger, which has no place of its own: that of the `FROM` which brings it.
+    pub(super) is_trigger: bool,
+}
+
+impl Place<'_> {
+    /// Of something that is no instruction.
+    pub(super) fn bare(line: usize, span: Span) -> Self {
+        Self { line, span, comments: &[], is_trigger: false }
+    }
+
+    /// Of the triggers that begin the stage.
+    pub(super) fn of_triggers(stage: &Stage) -> Self {
+        Self { is_trigger: true, ..Self::bare(stage.line, stage.span) }
+    }
 }
 
 impl<'p, T> From<&'p Located<T>> for Place<'p> {
     fn from(located: &'p Located<T>) -> Self {
-        Self { line: located.line, span: located.span, comments: &located.comments }
+        Self { comments: &located.comments, ..Self::bare(located.line, located.span) }
     }
 }
 
 impl<'p> From<&'p Stage> for Place<'p> {
     fn from(stage: &'p Stage) -> Self {
-        Self { line: stage.line, span: stage.span, comments: &stage.comments }
+        Self { comments: &stage.comments, ..Self::bare(stage.line, stage.span) }
     }
 }
 
@@ -69,6 +83,10 @@ impl Findings {
 
     pub(super) fn add(&mut self, rule: Rule, place: Place<'_>, message: String) {
         if self.options.with_comments(place.comments).allow(rule) {
+            let message = match place.is_trigger {
+                true => format!("ONBUILD of the base: {message}"),
+                false => message,
+            };
             let finding = Finding { rule, line: place.line, span: place.span, message };
             if !self.found.contains(&finding) {
                 self.found.push(finding);

@@ -67,9 +67,11 @@ pub fn stages(plan: &Plan<'_>, around: Surroundings<'_>, found: &mut Findings) {
         let mut walk = Walk { around, stage, now: start, commands: BTreeMap::new(), found };
         walk.now.config.config.on_build.clear();
         for (place, instruction) in stage.instructions.iter().enumerate() {
-            if place >= stage.triggers {
-                walk.look(instruction);
-            }
+            let place = match place < stage.triggers {
+                true => Place::of_triggers(stage.source),
+                false => Place::from(instruction),
+            };
+            walk.look(instruction, place);
             walk.go_on(instruction);
         }
         ended.insert(stage.number, walk.now);
@@ -119,8 +121,8 @@ impl<'w> Walk<'w, '_> {
         }
     }
 
-    fn look(&mut self, instruction: &'w Located<Instruction>) {
-        let place = Place::from(instruction);
+    /// Triggers are looked at where they are carried out, as everything below.
+    fn look(&mut self, instruction: &'w Located<Instruction>, place: Place<'w>) {
         self.undefined(&instruction.node, place);
         match &instruction.node {
             Instruction::Arg(arg) => {
@@ -216,6 +218,8 @@ impl<'w> Walk<'w, '_> {
         if let Some(earlier) = self.commands.insert(keyword, place) {
             let message =
                 format!("this {keyword} has no effect: line {} has another one", place.line);
+            // The comments are those of the instruction that counts.
+            let earlier = Place { comments: place.comments, ..earlier };
             self.found.add(Rule::MultipleInstructionsDisallowed, earlier, message);
         }
         let in_shell = matches!(command, Some(CommandLine::Shell(_)));

@@ -13,7 +13,8 @@ use crate::report::Failure;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/checks.txt");
 
-/// Any image there is; those called `arm` are for another machine, those called `set` have variables.
+/// Any image there is; those called `arm` are for another machine, those called `set` have
+/// variables, and those called `onbuild` triggers.
 struct Any;
 
 impl BaseImages for Any {
@@ -29,6 +30,10 @@ impl BaseImages for Any {
         if name.contains("set") {
             config.config.env.push("FROM_BASE=1".to_owned());
         }
+        if name.contains("onbuild") {
+            let triggers = ["ENV FROM_TRIGGER=1 X=$Y", "CMD run", "EXPOSE 80/TCP"];
+            config.config.on_build = triggers.map(str::to_owned).to_vec();
+        }
         Ok(image.with_config(config))
     }
 
@@ -38,6 +43,10 @@ impl BaseImages for Any {
 
     fn has_context(&self, name: &str) -> bool {
         name == "other"
+    }
+
+    fn is_scratch(&self, _name: &str) -> bool {
+        false
     }
 }
 
@@ -58,7 +67,7 @@ impl Case {
         let given = given.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let arguments = Arguments::new(given, &platform, &platform, None);
         let options = file.directives.check.as_deref().unwrap_or_default();
-        let mut found = Findings::new(Options::parse(options).expect(&self.title));
+        let mut found = Findings::new(Options::of_comment(options).expect(&self.title));
         text(&file, &arguments, &mut found);
         let goals = Goals { targets: Vec::new(), unused: true };
         let plan = plan(&file, &goals, &arguments, &platform, &Any).expect(&self.title);

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::report::{Findings, Place};
 use super::rule::Rule;
 use crate::dockerfile::{
-    Arg, Dockerfile, Expanded, Instruction, Located, Stage, Word, blank_continuations, nearest,
+    Arg, Blank, Dockerfile, Expanded, Instruction, Located, Span, Stage, Word, blank_continuations,
+    nearest,
 };
 use crate::image::{Platform, Reference};
 use crate::plan::Arguments;
@@ -15,13 +16,10 @@ const RESERVED: [&str; 2] = ["context", "scratch"];
 
 /// Looks at what needs neither a base image nor a context.
 pub fn text(file: &Dockerfile, arguments: &Arguments, found: &mut Findings) {
-    for span in blank_continuations(&file.source) {
-        let place = Place { line: file.source.line_of(span.start), span, comments: &[] };
-        found.add(
-            Rule::NoEmptyContinuation,
-            place,
-            "an empty line in the middle of an instruction".to_owned(),
-        );
+    for Blank { empty, last } in blank_continuations(&file.source) {
+        let line = |span: Span| file.source.line_of(span.start);
+        let message = format!("line {} is empty, and the instruction goes on", line(empty));
+        found.add(Rule::NoEmptyContinuation, Place::bare(line(last), last), message);
     }
     casing(file, found);
     names(file, found);

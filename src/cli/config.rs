@@ -12,6 +12,7 @@ mod read_set;
 pub(super) mod registry;
 mod run_mounts;
 mod shared_caches;
+mod stages;
 mod tracer;
 mod warmer;
 
@@ -136,6 +137,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             .isolation
             .parse()
             .map_err(|error| Failure::new(format!("--isolation: {error}")))?,
+        parallel_stages: stages::at_once(&flags.stages, around)?,
         force: flags.force.0,
         mounts: MountSources {
             shared,
@@ -185,8 +187,14 @@ fn contexts(given: &[String], here: &Path) -> Result<NamedContexts, Failure> {
     for text in given {
         let wrong = |why: &str| Failure::new(format!("--build-context={text}: {why}"));
         let (name, source) = text.split_once('=').ok_or_else(|| wrong("write NAME=SOURCE"))?;
+        if matches!(name.to_lowercase().as_str(), "scratch" | "context") {
+            return Err(wrong(
+                "this name means something else in a Dockerfile: choose another one",
+            ));
+        }
         let context = match source.split_once("://") {
             Some(("oci-layout", place)) => layout(place, here),
+            Some(("docker-image", "scratch")) => NamedContext::Scratch,
             Some(("docker-image", reference)) => NamedContext::Image(
                 reference
                     .parse()

@@ -19,14 +19,15 @@ use super::progress::{Progress, megabytes};
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::{Exclusions, ExtractError, Extraction, Tree, sniffed};
 
-/// Unpacks the archive `source`, which people know as `name`, into the empty directory `into`.
+/// Unpacks the archive `source`, which people know as `name`, into the empty directory `into`; answers when
+/// the newest file of it was changed, in seconds since 1970.
 pub(super) fn unpack(
     source: impl Read + Send + 'static,
     total: Option<u64>,
     name: &str,
     into: &Path,
     interrupt: &Interrupt,
-) -> Result<(), Failure> {
+) -> Result<Option<i64>, Failure> {
     let started = Instant::now();
     let (watched, read) = Watched::new(source, total, interrupt.clone());
     let doing = || format!("unpack the build context {name}");
@@ -51,7 +52,7 @@ pub(super) fn unpack(
         megabytes(bytes),
         started.elapsed().as_secs_f64()
     );
-    Ok(())
+    Ok(extracted.newest)
 }
 
 fn no_archive(name: &str, read: u64) -> Failure {
@@ -115,7 +116,7 @@ mod tests {
     use super::*;
     use crate::rootfs::crafted::Crafted;
 
-    fn into_new(bytes: Vec<u8>) -> (tempfile::TempDir, Result<(), Failure>) {
+    fn into_new(bytes: Vec<u8>) -> (tempfile::TempDir, Result<Option<i64>, Failure>) {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::create_dir(dir.path().join("context")).expect("made");
         let done = unpack(

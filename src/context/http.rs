@@ -26,7 +26,7 @@ pub use client::{Roots, host, without_credentials};
 use transfer::Transfer;
 
 use crate::dockerfile::percent_decoded;
-use crate::registry::Secret;
+use crate::registry::{Proxies, Secret};
 use crate::report::Failure;
 
 /// The name of a file whose URL has none.
@@ -91,12 +91,8 @@ impl FetchError {
 /// How to fetch.
 #[derive(Debug, Clone)]
 pub struct FetchSettings {
-    /// The proxy for `http://`.
-    pub http_proxy: Option<String>,
-    /// The proxy for `https://`.
-    pub https_proxy: Option<String>,
-    /// Hosts, domains and networks without a proxy, separated by commas.
-    pub no_proxy: Option<String>,
+    /// Whom to ask in place of the server.
+    pub proxies: Proxies,
     /// The `User-Agent` header.
     pub user_agent: String,
     /// The roots that certificates are checked against.
@@ -122,6 +118,8 @@ pub struct Fetched {
     pub sha256: [u8; 32],
     /// Its length in bytes.
     pub size: u64,
+    /// When the server says that it was changed, in seconds since 1970.
+    pub modified: Option<i64>,
 }
 
 /// Fetches `url` into the new file `to`, and gives that mode 0600 and its time. Ends early once
@@ -142,15 +140,14 @@ pub fn fetch(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| unusable(error.to_string()))?;
     let name = name_of(&parsed);
-    let (sha256, size) = runtime.block_on(async {
+    runtime.block_on(async {
         tokio::select! {
-            done = download(client, parsed, to, settings) => done,
+            done = download(client, parsed, to, name, settings) => done,
             () = becomes_true(interrupted) => {
                 Err(FetchError::Transfer { url: shown.clone(), why: "interrupted".to_owned() })
             }
         }
-    })?;
-    Ok(Fetched { name, sha256, size })
+    })
 }
 
 /// A file of the web as it arrives.
@@ -190,6 +187,11 @@ impl Arriving {
     pub(super) fn total(&self) -> Option<u64> {
         self.transfer.total()
     }
+
+    /// When the server says that it was changed, in seconds since 1970.
+    pub(super) fn modified(&self) -> Option<i64> {
+        last_modified(self.transfer.headers())
+    }
 }
 
 impl Read for Arriving {
@@ -227,8 +229,9 @@ async fn download(
     client: reqwest::Client,
     url: Url,
     to: &Path,
+    name: String,
     settings: &FetchSettings,
-) -> Result<([u8; 32], u64), FetchError> {
+) -> Result<Fetched, FetchError> {
     let shown = without_credentials(url.as_str());
     let store = |source| FetchError::Store { url: shown.clone(), source };
     let mut transfer = Transfer::begin(client, url, settings).await?;
@@ -240,8 +243,9 @@ async fn download(
         hasher.update(&piece);
         size += piece.len() as u64;
     }
-    file.set_modified(modified).map_err(store)?;
-    Ok((hasher.finalize().into(), size))
+    let time = modified.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(0);
+    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(time)).map_err(store)?;
+    Ok(Fetched { name, sha256: hasher.finalize().into(), size, modified })
 }
 
 fn create(path: &Path) -> io::Result<File> {
@@ -249,9 +253,12 @@ fn create(path: &Path) -> io::Result<File> {
     File::options().write(true).create_new(true).mode(0o600).open(path)
 }
 
-fn last_modified(headers: &HeaderMap) -> SystemTime {
-    let stated = headers.get(LAST_MODIFIED).and_then(|value| value.to_str().ok());
-    stated.and_then(|text| httpdate::parse_http_date(text).ok()).unwrap_or(SystemTime::UNIX_EPOCH)
+/// In seconds since 1970, before which no server's file was changed.
+fn last_modified(headers: &HeaderMap) -> Option<i64> {
+    let stated = headers.get(LAST_MODIFIED)?.to_str().ok()?;
+    let time = httpdate::parse_http_date(stated).ok()?;
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_secs()).ok()
 }
 
 /// The last part of the path, with percent signs resolved.

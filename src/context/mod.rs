@@ -96,6 +96,8 @@ pub struct Context {
     pub dockerfile_name: String,
     /// Its bytes.
     pub dockerfile: Vec<u8>,
+    /// As [`Obtained::time`].
+    pub time: Option<i64>,
 }
 
 impl Context {
@@ -127,7 +129,7 @@ impl Context {
         })?;
         let dockerfile = read(&path)?;
         let ignore = first_ignore(&[beside, own(Path::new(".dockerignore"))])?;
-        Ok(Self { dir, ignore, dockerfile_name: name.to_owned(), dockerfile })
+        Ok(Self { dir, ignore, dockerfile_name: name.to_owned(), dockerfile, time: obtained.time })
     }
 
     /// Opens the context with a Dockerfile that does not come from it.
@@ -146,7 +148,7 @@ impl Context {
             inside(&dir, Path::new(".dockerignore")).ok()
         };
         let ignore = first_ignore(&[own])?;
-        Ok(Self { dir, ignore, dockerfile_name: name, dockerfile })
+        Ok(Self { dir, ignore, dockerfile_name: name, dockerfile, time: obtained.time })
     }
 }
 
@@ -211,7 +213,7 @@ mod tests {
         write(&context, ".dockerignore", "a");
         write(&here, "Other", "here");
         write(&here, "Other.dockerignore", "b");
-        let source = Obtained { dir: context.path().to_owned(), is_local: true };
+        let source = Obtained { dir: context.path().to_owned(), is_local: true, time: None };
         for (name, text, ignored) in [("Dockerfile", "context", "a"), ("Other", "here", "b")] {
             let opened = Context::open(&source, name, here.path()).expect(name);
             assert_eq!(opened.dockerfile, text.as_bytes());

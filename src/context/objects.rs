@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use futures_util::StreamExt as _;
@@ -13,7 +14,9 @@ use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::{HttpClient, HttpConnector};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
-use object_store::{ClientOptions, ObjectStore, ObjectStoreExt as _, RetryConfig};
+use object_store::{
+    ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, RetryConfig,
+};
 use reqwest::Url;
 use tokio::runtime::Runtime;
 use tracer::Interrupt;
@@ -25,6 +28,9 @@ use crate::report::Failure;
 
 /// The object of a bucket whose URL names none.
 const DEFAULT_KEY: &str = "context.tar.gz";
+
+/// How long a connection may take where nobody said that there is somebody who gives out identities.
+const HASTE: Duration = Duration::from_secs(3);
 
 /// The hosts of Azure's clouds, behind the account.
 const AZURE_HOSTS: [&str; 4] = [
@@ -130,9 +136,12 @@ impl StoreAccess {
 /// An object as it arrives.
 pub(super) struct Object {
     runtime: Runtime,
-    stream: BoxStream<'static, object_store::Result<Bytes>>,
+    opened: Opened,
+    what: String,
     piece: Bytes,
-    total: u64,
+    /// How much of it has arrived, and how much of that before the last request.
+    arrived: u64,
+    before: u64,
     interrupt: Interrupt,
 }
 
@@ -151,39 +160,61 @@ impl Object {
         let runtime = runtime.map_err(|error| failed(error.to_string()))?;
         let got = runtime.block_on(async {
             tokio::select! {
-                got = get(source, access, settings) => got,
+                got = begin(source, access, settings) => got,
                 () = becomes_true(|| interrupt.is_triggered()) => Err(None),
             }
         });
-        let (stream, total) = got.map_err(|error| match error {
+        let opened = got.map_err(|error| match error {
             Some(error) => explained(source, &error),
             None => failed("interrupted".to_owned()),
         })?;
-        Ok(Self { runtime, stream, piece: Bytes::new(), total, interrupt: interrupt.clone() })
+        let (what, piece, interrupt) = (source.to_string(), Bytes::new(), interrupt.clone());
+        Ok(Self { runtime, opened, what, piece, arrived: 0, before: 0, interrupt })
     }
 
     /// Its length in bytes.
     pub(super) fn total(&self) -> u64 {
-        self.total
+        self.opened.total
+    }
+
+    /// Waits for a part of the transfer, or for an interrupt.
+    fn wait<T>(&mut self, part: impl AsyncFnOnce(&mut Opened) -> T) -> io::Result<T> {
+        let (opened, interrupt) = (&mut self.opened, &self.interrupt);
+        self.runtime.block_on(async {
+            tokio::select! {
+                done = part(opened) => Ok(done),
+                () = becomes_true(|| interrupt.is_triggered()) => {
+                    Err(io::Error::other("interrupted"))
+                }
+            }
+        })
+    }
+
+    /// Asks for the rest. The store's client has tried again by itself, but has one budget for the whole
+    /// object; here any progress earns another.
+    fn go_on(&mut self, error: &object_store::Error) -> io::Result<()> {
+        let told = io::Error::other(causes(error));
+        if self.arrived == self.before || self.opened.etag.is_none() {
+            return Err(told);
+        }
+        tracing::warn!("{}: broke off after {} bytes ({told}); going on", self.what, self.arrived);
+        let from = self.arrived;
+        self.wait(async |opened| opened.go_on(from).await)?
+            .map_err(|error| io::Error::other(causes(&error)))?;
+        self.before = self.arrived;
+        Ok(())
     }
 }
 
 impl Read for Object {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.piece.is_empty() {
-            let (stream, interrupt) = (&mut self.stream, &self.interrupt);
-            let next = self.runtime.block_on(async {
-                tokio::select! {
-                    next = stream.next() => Ok(next),
-                    () = becomes_true(|| interrupt.is_triggered()) => {
-                        Err(io::Error::other("interrupted"))
-                    }
+            match self.wait(async |opened| opened.stream.next().await)? {
+                Some(Ok(piece)) => {
+                    self.arrived += piece.len() as u64;
+                    self.piece = piece;
                 }
-            })?;
-            match next {
-                Some(piece) => {
-                    self.piece = piece.map_err(|error| io::Error::other(causes(&error)))?;
-                }
+                Some(Err(error)) => self.go_on(&error)?,
                 None => return Ok(0),
             }
         }
@@ -193,24 +224,119 @@ impl Read for Object {
     }
 }
 
-type Stream = (BoxStream<'static, object_store::Result<Bytes>>, u64);
+/// A store that has answered.
+struct Opened {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    etag: Option<String>,
+    total: u64,
+    stream: BoxStream<'static, object_store::Result<Bytes>>,
+}
+
+impl Opened {
+    /// Goes on from this byte of the same content.
+    async fn go_on(&mut self, from: u64) -> object_store::Result<()> {
+        let options = GetOptions::new()
+            .with_range(Some(GetRange::Offset(from)))
+            .with_if_match(self.etag.clone());
+        self.stream = self.store.get_opts(&self.path, options).await?.into_stream();
+        Ok(())
+    }
+}
+
+/// Who asks for an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    /// Who the variables say, or what the store's own chain finds.
+    Usual,
+    /// The identity that Azure gives the machine.
+    Machine,
+    /// Nobody: the object has to be public.
+    Nobody,
+}
+
+impl Who {
+    /// Who else may ask where nothing was said about it.
+    fn otherwise(source: &ObjectSource, access: &StoreAccess) -> Option<Self> {
+        let said = |names: &[&str]| names.iter().any(|name| access.variable(name).is_some());
+        match source.store {
+            Store::S3 => None,
+            Store::Google => {
+                let names = ["STORAGE_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS"];
+                (!said(&names)).then_some(Self::Nobody)
+            }
+            Store::Azure { .. } => {
+                let names = ["AZURE_STORAGE_ACCESS_KEY", "AZURE_CLIENT_ID"];
+                (!said(&names)).then_some(Self::Machine)
+            }
+        }
+    }
+
+    /// Whether it is worth asking so after the usual way ended like this: an answer of Google is one about
+    /// the user, and one of Azure's is about nobody.
+    fn helps_after(self, error: &object_store::Error) -> bool {
+        match self {
+            Self::Usual => false,
+            Self::Machine => true,
+            Self::Nobody => !is_answer(error),
+        }
+    }
+}
+
+/// Whether a store has said no, and knew who asked.
+fn is_answer(error: &object_store::Error) -> bool {
+    use object_store::Error as E;
+    matches!(error, E::NotFound { .. } | E::Unauthenticated { .. } | E::PermissionDenied { .. })
+}
+
+async fn begin(
+    source: &ObjectSource,
+    access: &StoreAccess,
+    settings: &FetchSettings,
+) -> Result<Opened, Option<object_store::Error>> {
+    let error = match get(source, access, settings, Who::Usual).await {
+        Ok(opened) => return Ok(opened),
+        Err(error) => error,
+    };
+    let other = Who::otherwise(source, access).filter(|who| who.helps_after(&error));
+    let Some(who) = other else { return Err(Some(error)) };
+    let hasty =
+        FetchSettings { connect: settings.connect.min(HASTE), tries: 1, ..settings.clone() };
+    match get(source, access, &hasty, who).await {
+        Ok(opened) if who == Who::Nobody => {
+            tracing::info!("No login for {source}, which is public: {}", causes(&error));
+            Ok(opened)
+        }
+        Ok(opened) => {
+            tracing::info!("{source} is read as the identity of this machine");
+            Ok(opened)
+        }
+        Err(second) if who == Who::Machine && is_answer(&second) => Err(Some(second)),
+        Err(second) => {
+            tracing::debug!("{source}, asked as {who:?}: {}", causes(&second));
+            Err(Some(error))
+        }
+    }
+}
 
 async fn get(
     source: &ObjectSource,
     access: &StoreAccess,
     settings: &FetchSettings,
-) -> Result<Stream, Option<object_store::Error>> {
-    let store = store(source, access, settings).await?;
-    let path = Path::parse(&source.key).map_err(|error| Some(error.into()))?;
+    who: Who,
+) -> object_store::Result<Opened> {
+    let store = store(source, access, settings, who).await?;
+    let path = Path::parse(&source.key)?;
     let got = store.get(&path).await?;
-    let total = got.meta.size;
-    Ok((got.into_stream(), total))
+    let (etag, total) = (got.meta.e_tag.clone(), got.meta.size);
+    Ok(Opened { stream: got.into_stream(), store, path, etag, total })
 }
 
 async fn store(
     source: &ObjectSource,
     access: &StoreAccess,
     settings: &FetchSettings,
+    who: Who,
 ) -> object_store::Result<Arc<dyn ObjectStore>> {
     let connector = Connector(settings.clone());
     let options = ClientOptions::new().with_allow_http(true);
@@ -224,7 +350,9 @@ async fn store(
             Arc::new(builder.with_retry(retry).with_http_connector(connector).build()?)
         }
         Store::Google => {
-            let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(&source.bucket);
+            let mut builder = GoogleCloudStorageBuilder::new()
+                .with_bucket_name(&source.bucket)
+                .with_skip_signature(who == Who::Nobody);
             if let Some(emulator) = access.variable("STORAGE_EMULATOR_HOST") {
                 builder = builder.with_base_url(&with_scheme(emulator)).with_skip_signature(true);
             }
@@ -235,7 +363,7 @@ async fn store(
             Arc::new(builder.with_http_connector(connector).build()?)
         }
         Store::Azure { account, endpoint } => {
-            let builder = azure(source, account, endpoint, access).with_retry(retry);
+            let builder = azure(source, account, endpoint, access, who).with_retry(retry);
             let builder = builder.with_client_options(options);
             Arc::new(builder.with_http_connector(connector).build()?)
         }
@@ -289,6 +417,7 @@ fn azure(
     account: &str,
     endpoint: &str,
     access: &StoreAccess,
+    who: Who,
 ) -> MicrosoftAzureBuilder {
     let endpoint = access.variable("AZURE_STORAGE_ENDPOINT").unwrap_or(endpoint);
     let builder = MicrosoftAzureBuilder::new()
@@ -317,8 +446,24 @@ fn azure(
             builder.with_client_id(client).with_tenant_id(tenant).with_federated_token_file(file)
         }
         // The managed identity of that name.
-        (Some(client), _, _, _) => builder.with_client_id(client),
+        (Some(client), _, _, _) => managed(builder.with_client_id(client), access),
+        (None, _, _, _) if who == Who::Machine => managed(builder, access),
         (None, _, _, _) => builder.with_skip_signature(true),
+    }
+}
+
+/// Where App Service and Container Apps say that identities are given out, else the metadata server. The
+/// store's client adds `IDENTITY_HEADER` by itself.
+fn managed(builder: MicrosoftAzureBuilder, access: &StoreAccess) -> MicrosoftAzureBuilder {
+    if let Some(endpoint) = access.variable("IDENTITY_ENDPOINT") {
+        return builder.with_msi_endpoint(endpoint);
+    }
+    match access.variable("AZURE_POD_IDENTITY_AUTHORITY_HOST") {
+        Some(host) => {
+            let host = host.trim_end_matches('/');
+            builder.with_msi_endpoint(format!("{host}/metadata/identity/oauth2/token"))
+        }
+        None => builder,
     }
 }
 
@@ -372,7 +517,8 @@ fn explained(source: &ObjectSource, error: &object_store::Error) -> Failure {
                     "give credentials that may read it: GOOGLE_APPLICATION_CREDENTIALS or workload identity"
                 }
                 Store::Azure { .. } => {
-                    "set AZURE_STORAGE_ACCESS_KEY, or give a URL with a shared access signature"
+                    "set AZURE_STORAGE_ACCESS_KEY, let the identity of this machine read it, or give a URL \
+                     with a shared access signature"
                 }
             })
         }

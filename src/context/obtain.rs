@@ -33,6 +33,9 @@ pub struct Obtained {
     pub dir: PathBuf,
     /// Whether it is this machine's own; else links in it mean nothing outside it.
     pub is_local: bool,
+    /// What is known of its time, in seconds since 1970: that of the commit, or when the server says that it was
+    /// changed, or else when the newest file of the archive was.
+    pub time: Option<i64>,
 }
 
 /// Brings a context to this machine; what has to be stored goes into the new directory `into`.
@@ -47,11 +50,11 @@ pub fn obtain(
 ) -> Result<Obtained, Failure> {
     let name = source.to_string();
     if let ContextSource::Dir(dir) = source {
-        return Ok(Obtained { dir: dir.clone(), is_local: true });
+        return Ok(Obtained { dir: dir.clone(), is_local: true, time: None });
     }
     std::fs::create_dir_all(into).could_not(|| format!("make {}", into.display()))?;
-    match source {
-        ContextSource::Dir(_) => {}
+    let time = match source {
+        ContextSource::Dir(_) => None,
         ContextSource::Tar(path) => {
             let doing = || format!("open the build context {name}");
             let file = File::open(path).could_not(doing)?;
@@ -60,25 +63,24 @@ pub fn obtain(
                 return Err(Failure::new(format!("the build context {name} is a directory"))
                     .hint(format!("write --context=dir://{}", path.display())));
             }
-            unpack(file, Some(about.len()), &name, into, interrupt)?;
+            unpack(file, Some(about.len()), &name, into, interrupt)?
         }
-        ContextSource::Stdin => {
-            unpack(standard_input(interrupt)?, None, &name, into, interrupt)?;
-        }
+        ContextSource::Stdin => unpack(standard_input(interrupt)?, None, &name, into, interrupt)?,
         ContextSource::Web(url) => {
             let arriving = Arriving::begin(url.expose(), &access.fetch, interrupt)
                 .map_err(|error| error.while_doing("fetch the build context"))?;
-            let total = arriving.total();
-            unpack(arriving, total, &name, into, interrupt)?;
+            let (total, modified) = (arriving.total(), arriving.modified());
+            let newest = unpack(arriving, total, &name, into, interrupt)?;
+            modified.or(newest)
         }
         ContextSource::Object(source) => {
             let object = Object::begin(source, &access.stores, &access.fetch, interrupt)?;
             let total = object.total();
-            unpack(object, Some(total), &name, into, interrupt)?;
+            unpack(object, Some(total), &name, into, interrupt)?
         }
         ContextSource::Git(git) => return repository(git, into, access, interrupt),
-    }
-    Ok(Obtained { dir: into.to_owned(), is_local: false })
+    };
+    Ok(Obtained { dir: into.to_owned(), is_local: false, time })
 }
 
 /// Checks a repository out into the new directory `into`.
@@ -92,8 +94,8 @@ pub fn repository(
     interrupt: &Interrupt,
 ) -> Result<Obtained, Failure> {
     std::fs::create_dir_all(into).could_not(|| format!("make {}", into.display()))?;
-    git::clone(source, into, &access.git, &access.fetch, interrupt)?;
-    let whole = Obtained { dir: into.to_owned(), is_local: false };
+    let time = Some(git::clone(source, into, &access.git, &access.fetch, interrupt)?);
+    let whole = Obtained { dir: into.to_owned(), is_local: false, time };
     whole.below(source.sub_dir(), &format!("the directory of {source}"))
 }
 

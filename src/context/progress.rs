@@ -25,8 +25,12 @@ impl Progress {
             return;
         }
         self.told = Instant::now();
+        tracing::info!("{}", self.line());
+    }
+
+    fn line(&self) -> String {
         let of = self.total.map(|total| format!(" of {}", megabytes(total))).unwrap_or_default();
-        tracing::info!("{}: {}{of} so far", self.what, megabytes(self.read));
+        format!("{}: {}{of} so far", self.what, megabytes(self.read))
     }
 }
 
@@ -35,4 +39,34 @@ pub(super) fn megabytes(bytes: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "it is shown with one decimal")]
     let shown = bytes as f64 / 1e6;
     format!("{shown:.1} MB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_how_much_and_of_how_much() {
+        for (total, want) in [
+            (Some(2_500_000), "the build context: 1.2 MB of 2.5 MB so far"),
+            (None, "the build context: 1.2 MB so far"),
+        ] {
+            let mut progress = Progress::new("the build context", total);
+            progress.add(1_000_000);
+            progress.add(200_000);
+            assert_eq!(progress.line(), want);
+        }
+    }
+
+    #[test]
+    fn it_is_said_from_time_to_time() {
+        let mut progress = Progress::new("it", None);
+        let begun = progress.told;
+        progress.add(1);
+        assert_eq!(progress.told, begun, "it is too early");
+        let long_ago = begun.checked_sub(EVERY).expect("the clock runs for longer than that");
+        progress.told = long_ago;
+        progress.add(1);
+        assert_ne!(progress.told, long_ago);
+    }
 }

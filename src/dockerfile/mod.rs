@@ -17,6 +17,7 @@ pub use instruction::{
     Add, Arg, ArgItem, CommandLine, Copy, Device, Expose, HealthTiming, Healthcheck, Instruction,
     Network, Onbuild, Pair, Pairs, Run, Security, Source, Transfer, Volume,
 };
+pub use lines::Blank;
 pub use mount::comma_separated;
 pub use mount::{Mount, MountError, MountField, MountKind, MountSpec, Sharing};
 pub use parse::{blank_continuations, parse, parse_trigger};

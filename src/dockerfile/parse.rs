@@ -7,7 +7,7 @@ use regex::Regex;
 use super::check::{instruction, is_keyword};
 use super::flags::{Flags, Kind};
 use super::instruction::{Arg, Instruction};
-use super::lines::{Lines, Logical};
+use super::lines::{Blank, Lines, Logical};
 use super::node::{Args, Node};
 use super::span::{Fault, Located, ParseError, SourceText, Span};
 use super::words::Word;
@@ -38,7 +38,7 @@ pub fn parse_trigger(text: &str) -> Result<Located<Instruction>, ParseError> {
 
 /// Empty lines in the middle of instructions, which are passed over; of each instruction the last one.
 #[must_use]
-pub fn blank_continuations(source: &SourceText) -> Vec<Span> {
+pub fn blank_continuations(source: &SourceText) -> Vec<Blank> {
     let mut lines = Lines::new(&source.text);
     // What is wrong with the file ends this like any other reading of it.
     while let Ok(Some(line)) = lines.next() {

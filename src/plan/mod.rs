@@ -18,7 +18,7 @@ pub use goals::Goals;
 pub use key::{Framed, Input, Inputs, Key};
 pub use mounts::RunMount;
 pub use origin::Origin;
-pub use scope::{Arguments, Scope};
+pub use scope::{Arguments, EPOCH, Scope};
 pub use show::{
     Found, LayersAre, Outline, OutlinedBase, OutlinedInput, OutlinedLayer, OutlinedStage,
     OutlinedStep, Outputs, SkippedStage,

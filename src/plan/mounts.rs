@@ -1,6 +1,6 @@
 //! `RUN --mount` at its point of a stage: what is to be seen where, with nothing left to expand.
 
-use super::origin::{Origin, resolve_origin};
+use super::origin::{From, Origin, resolve_origin};
 use super::step::{Evaluator, StepErrorKind, absolute, working_dir};
 use crate::dockerfile::{Mount, MountError, MountKind, MountSpec, Sharing};
 
@@ -195,6 +195,7 @@ impl Evaluator<'_> {
         if from.is_empty() {
             return Ok(None);
         }
+        let from = From { text: from, counts: false };
         resolve_origin(from, self.stage, self.dockerfile, self.images)
             .map(Some)
             .map_err(|message| StepErrorKind::Origin(format!("RUN --mount: {message}")))

@@ -27,11 +27,24 @@ const PROXIES: [&str; 10] = [
 /// Arguments that switch scanners of the reference on and are no variables.
 const FOR_SCANNERS: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
+/// The argument, and variable, that says how late a time may be.
+pub const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
 /// What was given with `--build-arg`, and what the builder defines itself.
 #[derive(Debug, Clone, Default)]
 pub struct Arguments {
     given: BTreeMap<String, String>,
     platform: BTreeMap<String, String>,
+    epoch: Option<Epoch>,
+}
+
+/// The epoch once it is known what it means.
+#[derive(Debug, Clone)]
+struct Epoch {
+    /// What was given, which other global arguments still see.
+    given: Option<String>,
+    /// In seconds since 1970.
+    seconds: Option<i64>,
 }
 
 impl Arguments {
@@ -58,7 +71,7 @@ impl Arguments {
                 value.clone_from(given);
             }
         }
-        Self { given, platform: defined }
+        Self { given, platform: defined, epoch: None }
     }
 
     /// Evaluates the `ARG`s before the first `FROM`.
@@ -76,19 +89,55 @@ impl Arguments {
             for ArgItem { name, value } in &arg.node.items {
                 let at = |error| (arg.line, arg.span, error);
                 let default = || value.as_ref().map(|word| word.expand(&globals, escape));
-                let given = self.given.get(&name.text).cloned().map(Ok);
+                let given = self.given_to_globals(&name.text).cloned().map(Ok);
                 if let Some(value) = given.or_else(default).transpose().map_err(at)? {
                     globals.insert(name.text.clone(), value);
                 }
             }
         }
+        if let Some(Epoch { seconds, .. }) = &self.epoch
+            && globals.remove(EPOCH).is_some()
+        {
+            globals.extend(seconds.map(|seconds| (EPOCH.to_owned(), seconds.to_string())));
+        }
         Ok(globals)
+    }
+
+    fn given_to_globals(&self, name: &str) -> Option<&String> {
+        match &self.epoch {
+            Some(epoch) if name == EPOCH => epoch.given.as_ref(),
+            _ => self.given.get(name),
+        }
+    }
+
+    /// What `SOURCE_DATE_EPOCH` says, where it was given or has a default.
+    ///
+    /// # Errors
+    /// As [`Arguments::globals`].
+    pub fn epoch(
+        &self,
+        declared: &[Located<Arg>],
+        escape: char,
+    ) -> Result<Option<String>, (usize, Span, ExpandError)> {
+        let default = self.globals(declared, escape)?.remove(EPOCH);
+        Ok(self.given.get(EPOCH).cloned().or(default.filter(|text| !text.is_empty())))
+    }
+
+    /// With the time that the epoch means; it is no argument at all if it means none.
+    #[must_use]
+    pub fn with_epoch(mut self, seconds: Option<i64>) -> Self {
+        let given = self.given.remove(EPOCH);
+        if let (Some(_), Some(seconds)) = (&given, seconds) {
+            self.given.insert(EPOCH.to_owned(), seconds.to_string());
+        }
+        self.epoch = Some(Epoch { given, seconds });
+        self
     }
 
     /// The same arguments as if none had been given.
     #[must_use]
     pub fn defaults(&self) -> Self {
-        Self { given: BTreeMap::new(), platform: self.platform.clone() }
+        Self { platform: self.platform.clone(), ..Self::default() }
     }
 
     /// The given arguments that nobody declared and nobody predefines.
@@ -197,7 +246,7 @@ pub(super) fn is_predefined(name: &str) -> bool {
     let platform = name.strip_prefix("BUILD").or_else(|| name.strip_prefix("TARGET"));
     PROXIES.contains(&name)
         || BUILDER.contains(&name)
-        || name == "SOURCE_DATE_EPOCH"
+        || name == EPOCH
         || matches!(platform, Some("PLATFORM" | "OS" | "OSVERSION" | "ARCH" | "VARIANT" | "STAGE"))
 }
 
@@ -228,6 +277,28 @@ mod tests {
         assert_eq!(scope.undeclared(), ["http_proxy"]);
         scope.declare("http_proxy", None);
         assert_eq!(scope.undeclared(), [] as [String; 0]);
+    }
+
+    #[test]
+    fn an_epoch_that_is_settled_is_what_all_stages_see() {
+        let text = "ARG SOURCE_DATE_EPOCH=context\nARG OTHER=$SOURCE_DATE_EPOCH\nFROM scratch\n";
+        let file = crate::dockerfile::parse("Dockerfile", text.as_bytes()).expect("well formed");
+        let given = [(EPOCH, "stage")];
+        for (given, told, other) in [(&[][..], "context", "context"), (&given, "stage", "stage")] {
+            let arguments = arguments(given);
+            let globals = |arguments: &Arguments| {
+                let globals = arguments.globals(&file.global_args, '\\').expect("no mistakes");
+                (globals.get(EPOCH).cloned(), globals.get("OTHER").cloned())
+            };
+            let epoch = arguments.epoch(&file.global_args, '\\').expect("no mistakes");
+            assert_eq!(epoch.as_deref(), Some(told));
+            for (seconds, is) in [(Some(7), Some("7".to_owned())), (None, None)] {
+                let settled = arguments.clone().with_epoch(seconds);
+                assert_eq!(globals(&settled), (is.clone(), Some(other.to_owned())));
+                let given = is.filter(|_| !given.is_empty());
+                assert_eq!(settled.given().get(EPOCH), given.as_ref());
+            }
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::image::{Image, Platform, Reference};
 use crate::report::Failure;
 
 use super::goals::Goals;
-use super::origin::{Origin, is_readable, looks_back, origins, resolve_origin};
+use super::origin::{At, From, Origin, is_readable, origins, resolve_origin};
 use super::scope::{Arguments, is_predefined};
 
 /// Where the images of `FROM` come from; the one thing the plan has to ask for.
@@ -31,6 +31,9 @@ pub trait BaseImages {
 
     /// Whether there is a named context `name` of any kind.
     fn has_context(&self, name: &str) -> bool;
+
+    /// Whether the named context `name` is `docker-image://scratch`: nothing at all.
+    fn is_scratch(&self, name: &str) -> bool;
 }
 
 /// What a stage starts from.
@@ -96,7 +99,7 @@ impl Plan<'_> {
     pub fn origins(&self) -> BTreeSet<String> {
         let instructions = self.stages.iter().flat_map(|stage| &stage.instructions);
         let named = instructions.flat_map(|instruction| origins(&instruction.node));
-        named.map(|(name, _)| name.to_lowercase()).collect()
+        named.map(|(from, _)| from.text.to_lowercase()).collect()
     }
 }
 
@@ -256,8 +259,8 @@ impl<'a> Planner<'a, '_> {
             }
             for instruction in &stage.instructions {
                 for (from, span) in origins(&instruction.node) {
-                    let line = instruction.line;
-                    is_readable(from, number, line, span, self.dockerfile, self.images)?;
+                    let at = At { stage: number, line: instruction.line, span };
+                    is_readable(from, at, false, self.dockerfile, self.images)?;
                 }
             }
         }
@@ -293,13 +296,27 @@ impl<'a> Planner<'a, '_> {
         }
         for instruction in &stage.instructions {
             for (from, span) in origins(&instruction.node) {
-                looks_back(from, number, instruction.line, span, self.dockerfile, self.images)?;
+                self.warn_of_number(from, instruction.line);
+                let at = At { stage: number, line: instruction.line, span };
+                is_readable(from, at, true, self.dockerfile, self.images)?;
                 if let Ok(Origin::Stage(source)) = self.origin(from, number) {
                     self.look(source, looked_at)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// As in Docker, a mount goes by names alone: what looks like the number of a stage is an image's name.
+    fn warn_of_number(&self, from: From<'_>, line: usize) {
+        let text = from.text;
+        let is_number = !from.counts && text.parse::<usize>().is_ok();
+        if is_number && !self.images.has_context(text) {
+            let file = file(self.dockerfile);
+            tracing::warn!(
+                "{file}:{line}: --mount with from={text} means an image: a mount takes stages by name only"
+            );
+        }
     }
 
     /// The stage that a stage starts from. As in Docker, the name of one that begins later is an image's:
@@ -490,6 +507,9 @@ impl<'a> Planner<'a, '_> {
         name: &str,
         platform: &Platform,
     ) -> Result<(Base, Vec<Located<Instruction>>), PlanError> {
+        if self.images.is_scratch(name) {
+            return Ok((Base::Scratch, Vec::new()));
+        }
         let image = self.images.context_image(name, platform);
         if let Some(image) = image.map_err(|failure| self.no_base(number, name, failure))? {
             return Ok((Base::Image(Box::new(image), name.to_owned()), Vec::new()));
@@ -537,7 +557,7 @@ impl<'a> Planner<'a, '_> {
         texts.iter().map(parse).collect()
     }
 
-    fn origin(&self, from: &str, stage: usize) -> Result<Origin, String> {
+    fn origin(&self, from: From<'_>, stage: usize) -> Result<Origin, String> {
         resolve_origin(from, stage, self.dockerfile, self.images)
     }
 }

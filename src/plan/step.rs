@@ -223,6 +223,8 @@ impl Evaluator<'_> {
             Instruction::Cmd(command) => {
                 let argv = self.with_shell(command);
                 self.config.config.cmd = Some(argv.clone());
+                // As with Docker and kaniko, in either form.
+                self.config.config.args_escaped = true;
                 *self.command_is_own = true;
                 configured(history::cmd(&argv))
             }

@@ -1,6 +1,6 @@
 //! COPY and ADD at their point of a stage: which files, from where, to where, with which metadata.
 
-use super::origin::{Origin, resolve_origin};
+use super::origin::{From, Origin, resolve_origin};
 use super::step::{Action, AddStep, CopySource, CopyStep, StepErrorKind};
 use super::step::{Done, Evaluator, absolute, working_dir};
 use crate::dockerfile::{Add, Chmod, Copy, GitRef, Source, Transfer, Word, expand_body, history};
@@ -9,8 +9,11 @@ impl Evaluator<'_> {
     pub(super) fn copy(&mut self, copy: &Copy) -> Result<Done, StepErrorKind> {
         let from = match &copy.from {
             None => Origin::Context,
-            Some(word) => resolve_origin(&word.text, self.stage, self.dockerfile, self.images)
-                .map_err(StepErrorKind::Origin)?,
+            Some(word) => {
+                let from = From { text: &word.text, counts: true };
+                resolve_origin(from, self.stage, self.dockerfile, self.images)
+                    .map_err(StepErrorKind::Origin)?
+            }
         };
         let (mut step, told) = self.transfer(&copy.files, from, None)?;
         step.parents = copy.parents;

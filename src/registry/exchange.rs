@@ -335,15 +335,18 @@ impl Client {
             }
             Err(error) => {
                 let known = answered.contains(&host);
-                Err(network(what, &host, error, known))
+                Err(network(what, url, error, known))
             }
         }
     }
 }
 
 /// No answer: whether it is worth another try, and what may help.
-fn network(what: &str, host: &str, error: reqwest::Error, known: bool) -> Failure {
+fn network(what: &str, url: &Url, error: reqwest::Error, known: bool) -> Failure {
     let first = error.is_connect() && !known;
+    // In TLS 1.3 a server refuses a client after the handshake, and the connection's end may overtake the
+    // alert that says so (RFC 8446, section 4.4.2.4).
+    let dropped = url.scheme() == "https" && !known && !error.is_connect() && !error.is_timeout();
     let why = answer::causes(&error.without_url());
     let unreachable = first && is_absent(&why);
     let certificate = is_certificate(&why);
@@ -355,11 +358,13 @@ fn network(what: &str, host: &str, error: reqwest::Error, known: bool) -> Failur
         Some("the server speaks plain HTTP: use --insecure, --insecure-pull or --insecure-registry")
     } else if unreachable {
         Some("check the registry's name and port, and the proxy settings")
+    } else if dropped {
+        Some("if the registry wants a client certificate, give it with --registry-client-cert")
     } else {
         None
     };
-    let error =
-        RegistryError::Network { what: what.to_owned(), why: format!("{host}: {why}"), hint };
+    let why = format!("{}: {why}", authority(url));
+    let error = RegistryError::Network { what: what.to_owned(), why, hint };
     if certificate || unreachable { Failure::Final(error) } else { Failure::Transient(error, None) }
 }
 

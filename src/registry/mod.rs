@@ -58,7 +58,7 @@ pub use builtin::{Builtin, Helper};
 pub use credentials::{By, Credentials, Login};
 pub use error::RegistryError;
 pub use helper::Helpers;
-pub use pending::{PendingBlob, PendingUpload};
+pub use pending::{CallOff, PendingBlob, PendingUpload};
 pub(crate) use retry::retry_after;
 pub use secret::Secret;
 pub use settings::{Attempts, Patience, Proxies, Settings};
@@ -218,10 +218,16 @@ impl Registry {
         self.wait(task, || "ask for AWS credentials".to_owned())
     }
 
-    /// These names will be pushed to: what they mean before that need not be looked for in their
-    /// repositories one by one.
+    /// What these names mean, those that will be pushed to or others, need not be looked for in their
+    /// repositories blob by blob. Names that are told later are looked at before the others.
     pub fn expect_push(&self, references: &[Reference]) {
         self.client.standing.expect(references);
+    }
+
+    /// Whether this manifest was what told that the repository had these blobs before the push.
+    #[must_use]
+    pub fn was_told(&self, repository: &Repository, manifest: Digest, blobs: &[Digest]) -> bool {
+        self.client.standing.was_told(repository, manifest, blobs)
     }
 
     /// Finds out who the user is there, without a request to the registry where that is possible.

@@ -91,6 +91,29 @@ pub enum MemberKind {
     },
 }
 
+impl Member {
+    /// When it was changed, if it is a file, in seconds since 1970.
+    pub fn file_time(&self) -> Option<i64> {
+        match self.kind {
+            MemberKind::File { .. } | MemberKind::HardLink(_) => Some(self.mtime.secs()),
+            _ => None,
+        }
+    }
+}
+
+/// When the newest file of a tar archive was changed, in seconds since 1970.
+///
+/// # Errors
+/// The archive is damaged.
+pub fn newest_file(archive: impl Read) -> Result<Option<i64>, ArchiveError> {
+    let mut archive = Archive::new(archive);
+    let mut newest = None;
+    while let Some(member) = archive.next_member()? {
+        newest = newest.max(member.file_time());
+    }
+    Ok(newest)
+}
+
 /// A tar archive; read as [`Read`] it gives the content of the entry that was asked for last.
 #[derive(Debug)]
 pub struct Archive<R> {

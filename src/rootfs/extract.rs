@@ -65,6 +65,8 @@ pub struct Extracted {
     pub entries: u64,
     /// Whether the archive had the mark of its end: one without it may have been cut short.
     pub has_end: bool,
+    /// When the newest of its files was changed, in seconds since 1970.
+    pub newest: Option<i64>,
 }
 
 /// One archive on its way into a tree.
@@ -127,13 +129,14 @@ impl<'a> Extraction<'a> {
     /// The archive is damaged or hostile, or the disk does not take it.
     pub fn run(mut self, archive: impl Read) -> Result<Extracted, ExtractError> {
         let mut archive = Archive::new(archive);
-        let mut entries = 0;
+        let (mut entries, mut newest) = (0, None);
         while let Some(member) = archive.next_member()? {
+            newest = newest.max(member.file_time());
             self.add(member, &mut archive)?;
             entries += 1;
         }
         let written = self.finish()?;
-        Ok(Extracted { written, entries, has_end: archive.has_end() })
+        Ok(Extracted { written, entries, has_end: archive.has_end(), newest })
     }
 
     fn add(&mut self, mut member: Member, content: &mut impl Read) -> Result<(), ExtractError> {

@@ -31,7 +31,7 @@ use std::path::Path;
 use snapshot::{Difference, ImagePath, Index, Kind, Suspects};
 use thiserror::Error;
 
-pub use archive::{Archive, ArchiveError, Member, MemberKind};
+pub use archive::{Archive, ArchiveError, Member, MemberKind, newest_file};
 pub use capabilities::missing_capabilities;
 pub use container::{Container, container};
 pub use exclusions::{Exclusions, mount_points};
@@ -102,6 +102,18 @@ impl Rootfs {
         let mut rootfs = Self::open(path, Index::new(), exclusions)?;
         rootfs.note_foreign()?;
         Ok(rootfs)
+    }
+
+    /// The same with what was there before, none of which is part of the image. What the image has is the
+    /// image's.
+    #[must_use]
+    pub fn with_foreign(mut self, before: &Index) -> Self {
+        for (path, entry) in before.iter().filter(|(_, entry)| entry.foreign) {
+            if !self.index.contains(path) {
+                self.index.insert(path.clone(), entry.clone());
+            }
+        }
+        self
     }
 
     /// Walks what is there, none of which is part of the image.

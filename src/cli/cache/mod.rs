@@ -110,7 +110,7 @@ impl Opened {
     fn explain(&self, inventory: &Inventory, flags: &CacheExplainFlags) -> Result<String, Failure> {
         let kept = named(inventory, &flags.key)?;
         let record = match kept.entry {
-            Ok(Content::Mount(_)) => None,
+            Ok(Content::Mount(_) | Content::Pushed(_)) => None,
             Ok(Content::Layer(_)) | Err(_) => self.record(kept.key)?,
         };
         let other = match &flags.other {

@@ -96,6 +96,11 @@ impl Explained<'_> {
                 format!("made     {} ({} ago)", mount.created, ago(mount.created_seconds)),
                 format!("content  {} in {}", bytes(mount.bytes), layers(mount)),
             ]),
+            Ok(Content::Pushed(note)) => lines.extend([
+                format!("note     {} was given {}", note.repository, note.image),
+                format!("for      {}", note.platform),
+                format!("made     {} ({} ago)", note.created, ago(note.created_seconds)),
+            ]),
             Ok(Content::Layer(entry)) => lines.extend([
                 format!("step     {}", entry.step),
                 format!("made     {} ({} ago)", entry.created, ago(entry.created_seconds)),
@@ -156,6 +161,9 @@ fn table(entries: &[&Kept], now: i64) -> String {
                 bytes(mount.bytes),
                 layers(mount)
             ),
+            Ok(Content::Pushed(note)) => {
+                format!("note of what {} was given last for {}", note.repository, note.platform)
+            }
             Err(why) => format!("unusable: {why}"),
         };
         row(&kept.key.short(), &bytes(kept.bytes), &ago(made), &ago(kept.used), &step)
@@ -176,6 +184,12 @@ fn value(kept: &Kept) -> Value {
             value["created"] = mount.created.clone().into();
             value["content"] = mount.bytes.into();
             value["layers"] = mount.contents.len().into();
+        }
+        Ok(Content::Pushed(note)) => {
+            value["pushed_to"] = note.repository.clone().into();
+            value["platform"] = note.platform.clone().into();
+            value["created"] = note.created.clone().into();
+            value["image"] = note.image.to_string().into();
         }
         Ok(Content::Layer(entry)) => {
             value["step"] = entry.step.clone().into();

@@ -23,17 +23,19 @@ const GIT_OPTIONS: [&str; 5] =
 const DEFAULT_CONTEXT: &str = "/workspace/";
 
 /// What object stores read of the environment.
-const STORE_VARIABLES: [&str; 13] = [
+const STORE_VARIABLES: [&str; 15] = [
     "AWS_DEFAULT_REGION",
     "AWS_REGION",
     "AZURE_AUTHORITY_HOST",
     "AZURE_CLIENT_ID",
     "AZURE_CLIENT_SECRET",
     "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_POD_IDENTITY_AUTHORITY_HOST",
     "AZURE_STORAGE_ACCESS_KEY",
     "AZURE_STORAGE_ENDPOINT",
     "AZURE_TENANT_ID",
     "GOOGLE_APPLICATION_CREDENTIALS",
+    "IDENTITY_ENDPOINT",
     "S3_ENDPOINT",
     "S3_FORCE_PATH_STYLE",
     "STORAGE_EMULATOR_HOST",
@@ -72,9 +74,7 @@ fn variables(around: &Surroundings) -> BTreeMap<String, Secret> {
 pub(super) fn fetch(registry: &Settings) -> FetchSettings {
     FetchSettings {
         authorization: None,
-        http_proxy: registry.proxies.http.clone(),
-        https_proxy: registry.proxies.https.clone(),
-        no_proxy: registry.proxies.exceptions.clone(),
+        proxies: registry.proxies.clone(),
         user_agent: registry.user_agent.clone(),
         roots: Roots::of_system(),
         connect: registry.patience.connect,

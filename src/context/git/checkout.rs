@@ -23,13 +23,13 @@ pub(super) struct Link {
 }
 
 /// Writes the files of a commit into the working directory of the repository; answers where
-/// submodules belong.
+/// submodules belong, and the commit's time.
 pub(super) fn check_out(
     repository: &Repository,
     source: &GitSource,
     found: &Found,
     stop: &AtomicBool,
-) -> Result<Vec<Link>, FetchError> {
+) -> Result<(Vec<Link>, i64), FetchError> {
     let dir = repository.workdir().unwrap_or(repository.path()).to_owned();
     let commit = repository.find_commit(found.commit).map_err(|error| other(&error))?;
     let tree = commit.tree_id().map_err(|error| other(&error))?;
@@ -52,14 +52,13 @@ pub(super) fn check_out(
         let why = format!("{} is there twice: {}", collision.path, collision.error_kind);
         return Err(FetchError::Refused(why));
     }
-    let time = source.commit_times.then(|| commit.time()).transpose();
-    let time = time.map_err(|error| other(&error))?.map(|time| time.seconds);
-    let links = look_over(&index, source, &dir, time)?;
+    let time = commit.time().map_err(|error| other(&error))?.seconds;
+    let links = look_over(&index, source, &dir, source.commit_times.then_some(time))?;
     if source.keep_git_dir {
         index.write(gix::index::write::Options::default()).map_err(|error| other(&error))?;
         finish_git_dir(repository.path(), source, found)?;
     }
-    Ok(links)
+    Ok((links, time))
 }
 
 /// Goes through what was checked out: no file may have its content elsewhere, each gets its time.

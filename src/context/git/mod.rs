@@ -55,7 +55,8 @@ struct Session<'a> {
     stop: Arc<AtomicBool>,
 }
 
-/// Fetches a repository, and checks out what is wanted into the empty directory `into`.
+/// Fetches a repository, and checks out what is wanted into the empty directory `into`; answers the time of
+/// the commit, in seconds since 1970.
 ///
 /// # Errors
 /// The repository, the reference or the commit is not to be had, or the disk does not take it.
@@ -65,7 +66,7 @@ pub(super) fn clone(
     access: &GitAccess,
     settings: &FetchSettings,
     interrupt: &Interrupt,
-) -> Result<(), Failure> {
+) -> Result<i64, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let thrown = stop.clone();
     interrupt.also(move || thrown.store(true, std::sync::atomic::Ordering::SeqCst));

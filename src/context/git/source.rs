@@ -124,6 +124,13 @@ impl GitSource {
         self
     }
 
+    /// The same, with files that have the time of the commit.
+    #[must_use]
+    pub fn with_commit_times(mut self) -> Self {
+        self.commit_times = true;
+        self
+    }
+
     /// Host and port of a repository that is fetched by HTTP, the port where it is not the usual one.
     pub fn authority(&self) -> Option<String> {
         let origin = self.remote.origin()?;

@@ -11,25 +11,25 @@ use super::source::GitSource;
 const DEEPEST: usize = 10;
 
 impl Session<'_> {
-    /// Fetches and checks out `source` and, if they are wanted, its submodules.
+    /// Fetches and checks out `source` and, if they are wanted, its submodules; answers the commit's time.
     pub(super) fn take(
         &self,
         source: &GitSource,
         into: &Path,
         depth: usize,
-    ) -> Result<(), FetchError> {
+    ) -> Result<i64, FetchError> {
         let shown = source.to_string();
         tracing::info!("Fetching {shown}");
         let source = self.with_login(source);
         let (repository, found) = self.fetch(&source, into)?;
-        let links = check_out(&repository, &source, &found, &self.stop)?;
+        let (links, time) = check_out(&repository, &source, &found, &self.stop)?;
         tracing::info!("Checked out {} of {shown}", found.commit);
         drop(repository);
         if !source.keep_git_dir {
             std::fs::remove_dir_all(into.join(".git"))?;
         }
         if !source.submodules {
-            return Ok(());
+            return Ok(time);
         }
         let urls = if links.is_empty() { Vec::new() } else { urls(into)? };
         for link in links {
@@ -37,7 +37,7 @@ impl Session<'_> {
                 FetchError::Submodule { path: link.path.clone(), why: Box::new(why) }
             })?;
         }
-        Ok(())
+        Ok(time)
     }
 
     /// The same with the login of the context's host, where it is that host.
@@ -68,7 +68,7 @@ impl Session<'_> {
         }
         let remote = source.remote.submodule(url).map_err(FetchError::Refused)?;
         let dir = place(into, &link.path)?;
-        self.take(&source.submodule(remote, link.commit.to_string()), &dir, depth + 1)
+        self.take(&source.submodule(remote, link.commit.to_string()), &dir, depth + 1).map(drop)
     }
 }
 

@@ -7,7 +7,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Certificate, Client, Url, redirect};
 
 use super::FetchSettings;
-use crate::registry::{Proxies, causes};
+use crate::registry::causes;
 
 /// How many redirects are followed.
 const MOST_REDIRECTS: usize = 10;
@@ -73,12 +73,7 @@ pub(in crate::context) fn client_with(
         .tls_certs_only(settings.roots.0.iter().cloned())
         .tls_danger_accept_invalid_certs(insecure)
         .no_proxy();
-    let proxies = Proxies {
-        http: settings.http_proxy.clone(),
-        https: settings.https_proxy.clone(),
-        exceptions: settings.no_proxy.clone(),
-    };
-    for proxy in proxies.all()? {
+    for proxy in settings.proxies.all()? {
         builder = builder.proxy(proxy);
     }
     builder.build().map_err(|error| causes(&error))

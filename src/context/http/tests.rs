@@ -29,9 +29,7 @@ fn serve(answers: Vec<String>) -> (String, JoinHandle<Vec<String>>) {
 fn settings() -> FetchSettings {
     FetchSettings {
         authorization: None,
-        http_proxy: None,
-        https_proxy: None,
-        no_proxy: None,
+        proxies: Proxies::default(),
         user_agent: "test".to_owned(),
         roots: Roots::default(),
         connect: Duration::from_secs(30),

@@ -216,6 +216,36 @@ fn one_token_serves_all_requests_of_a_scope() {
 }
 
 #[test]
+fn a_token_is_used_as_long_as_the_server_said() {
+    for (life, asked) in [("300", 1), ("0", 4)] {
+        let it = set_with_token();
+        let token = format!(r#"{{"token":"first","expires_in":{life}}}"#);
+        for _ in 0..4 {
+            it.fake.fault("GET /token", Answer::status(200).body(token.as_bytes()));
+        }
+        // The version, the manifest, the config and the layer want one each.
+        assert_eq!(it.fetch().unwrap(), it.bytes);
+        assert_eq!(it.fake.count("GET /token"), asked, "{life}");
+    }
+}
+
+#[test]
+fn a_mount_asks_for_a_token_of_both_repositories() {
+    let it = set_with_token();
+    let layer = it.pull().unwrap().layers()[0].clone();
+    it.fake.fault(&format!("HEAD /v2/b/blobs/{}", layer.descriptor.digest), Answer::status(404));
+    it.fake.fault("POST /v2/b/blobs/uploads/?mount", Answer::status(201));
+    let to = format!("{}/b", it.fake.host).parse().unwrap();
+    it.registry.start_upload(&layer, &[to], it.dir.path()).wait().unwrap();
+    let state = it.fake.state();
+    let last = state.seen.iter().rfind(|seen| seen.path.starts_with("/token")).unwrap();
+    let last = &last.path;
+    for scope in ["scope=repository%3Aa%3Apull", "scope=repository%3Ab%3Apull%2Cpush"] {
+        assert!(last.contains(scope), "{last}");
+    }
+}
+
+#[test]
 fn a_token_that_breaks_off_is_asked_for_again() {
     let it = set_with_token();
     it.fake.fault("GET /token", Answer::status(200).body(br#"{"token":"t"}"#).cut(5));

@@ -62,6 +62,30 @@ fn a_tag_that_is_there_spares_the_look_at_each_layer() {
 }
 
 #[test]
+fn an_image_that_was_pushed_before_tells_as_much_for_a_new_tag() {
+    for (told, want, by) in [
+        ("HELD", "[1, 0, 0, 1]", true),
+        // Names that are told later come first, and what is gone costs one request.
+        (
+            "sha256:00000000000000000000000000000000000000000000000000000000000000ff",
+            "[2, 3, 0, 1]",
+            false,
+        ),
+    ] {
+        let it = set(&["2"]);
+        let held = it.image.digest();
+        let told = told.replace("HELD", &held.to_string());
+        it.registry.expect_push(&[format!("{}/a@{told}", it.fake.host).parse().unwrap()]);
+        assert_eq!(it.push(&["2"]), want, "{told}");
+        let layers: Vec<_> = it.image.layers().iter().map(|it| it.descriptor.digest).collect();
+        let repository = it.names(&["2"])[0].repository().clone();
+        assert_eq!(it.registry.was_told(&repository, held, &layers), by, "{told}");
+        let other = crate::image::Digest::of(b"another layer");
+        assert!(!it.registry.was_told(&repository, held, &[other]));
+    }
+}
+
+#[test]
 fn a_look_that_comes_to_nothing_costs_one_request() {
     for answer in [
         Answer::status(500),
