@@ -174,12 +174,12 @@ impl Tracer {
         self.stop / 2
     }
 
-    /// What an event costs here, about, under the backend that watches most commands: a stop and
-    /// what is done in it, or, which was found to be a quarter of a stop, to write and to
-    /// read a note of a mark. Zero where no stop was measured.
+    /// What an event of ptrace costs here, about: a stop, and what is done in it. A change to a file that a mark tells of
+    /// is cheaper, but there are several for each that ptrace sees, so that the sum is of the same order. Zero where
+    /// no stop was measured.
     #[must_use]
     pub fn event_cost(&self) -> Duration {
-        if self.marks_file_system { self.stop / 4 } else { self.stop + self.resolving_cost() }
+        self.stop + self.resolving_cost()
     }
 
     /// Who is going to watch `command`.
