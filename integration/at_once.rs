@@ -45,6 +45,7 @@ fn stages_that_wait_for_each_other_meet() {
         let tree = ended.image().tree();
         assert_eq!(tree["/left"].to_string(), "- 0644 0:0 11 \"from-right\\n\"", "{flag}");
         assert_eq!(tree["/right"].to_string(), "- 0644 0:0 10 \"from-left\\n\"", "{flag}");
+        assert!(!ended.log.contains("Unpacking once more"), "{flag}: {}", ended.log);
         let is_line = |want: &str| ended.log.lines().any(|line| line == want);
         for want in ["[left 1/1] met left", "[stage-1 1/1] met right"] {
             assert!(is_line(want), "{flag}: no line {want:?} in\n{}", ended.log);
