@@ -265,7 +265,7 @@ fn run(
             rootfs::Isolation::InPlace => Path::new("/"),
         };
         let by_reads = order.cache.as_ref().is_some_and(|cache| cache.by_reads);
-        Tracers::probe(order.watch, &order.step_tracers, by_reads, root)?
+        Tracers::probe(order.watch, &order.step_tracers, by_reads, order.strict, root)?
     };
     tracers.check(&plan)?;
     let cache = order.cache.as_ref().filter(|_| !order.layers.single);
