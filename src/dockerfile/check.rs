@@ -368,7 +368,7 @@ fn onbuild(node: &Node) -> Result<Onbuild, Fault> {
         }
         _ => {}
     }
-    let mut expression = nested.text.clone();
+    let mut expression = format!("{}{}", nested.text, node.after);
     for heredoc in &node.heredocs {
         expression.push('\n');
         expression.push_str(&heredoc.content);

@@ -19,6 +19,8 @@ pub(super) struct Node {
     pub(super) heredocs: Vec<Heredoc>,
     /// The text from the keyword on, as one line.
     pub(super) text: String,
+    /// The blanks after it, which a trigger keeps, as in Docker.
+    pub(super) after: String,
     pub(super) span: Span,
     /// The escape character of the file.
     pub(super) escape: char,
@@ -49,6 +51,7 @@ impl Node {
     /// Reads one logical line and the here-documents that belong to it.
     pub(super) fn read(line: &Logical, lines: &mut Lines<'_>) -> Result<Self, Fault> {
         let mut node = Self::parse(Part::all(line), lines.escape())?;
+        line.text[line.text.trim_end().len()..].clone_into(&mut node.after);
         if node.takes_heredocs() && line.text.contains("<<") {
             let operators = heredoc::operators(&line.text);
             for operator in operators.map_err(|e| Fault::new(node.span, e.to_string()))? {
@@ -69,6 +72,7 @@ impl Node {
             flags,
             heredocs: Vec::new(),
             text: part.text().to_owned(),
+            after: String::new(),
             span: part.span(),
             escape,
         })
