@@ -28,6 +28,7 @@ mod web;
 
 mod architecture;
 mod arriving;
+mod at_once;
 mod build_basic;
 mod cache;
 mod cache_command;

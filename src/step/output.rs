@@ -16,13 +16,24 @@ pub(super) enum Stream {
     Err,
 }
 
-/// Passes on what is written to the returned handle, until all copies of it are closed.
-pub(super) fn pass_on(stream: Stream) -> io::Result<(OwnedFd, JoinHandle<()>)> {
+/// Passes on what is written to the returned handle, until all copies of it are closed. With a label,
+/// every line begins with that, and is a line of its own whatever else is written.
+pub(super) fn pass_on(
+    stream: Stream,
+    label: Option<String>,
+) -> io::Result<(OwnedFd, JoinHandle<()>)> {
     let (reader, writer) = io::pipe()?;
     let thread = std::thread::Builder::new().name("output".to_owned()).spawn(move || {
+        let label = label.map(|label| format!("[{label}] "));
         let copied = match stream {
-            Stream::Out => copy_lines(reader, || io::stdout().lock()),
-            Stream::Err => copy_lines(reader, || io::stderr().lock()),
+            Stream::Out => copy_lines(reader, label.as_deref(), |line| {
+                // The lines of other stages, and of the log, do not get into this one.
+                let _alone = io::stderr().lock();
+                write(io::stdout().lock(), line)
+            }),
+            Stream::Err => {
+                copy_lines(reader, label.as_deref(), |line| write(io::stderr().lock(), line))
+            }
         };
         if let Err(error) = copied {
             tracing::debug!("the output of the step could not be passed on: {error}");
@@ -31,20 +42,31 @@ pub(super) fn pass_on(stream: Stream) -> io::Result<(OwnedFd, JoinHandle<()>)> {
     Ok((writer.into(), thread))
 }
 
+fn write(mut to: impl Write, line: &[u8]) -> io::Result<()> {
+    to.write_all(line).and_then(|()| to.flush())
+}
+
 /// Copies whole lines, each in one write, so that lines of two streams do not mix. Goes on reading
 /// when nobody takes the lines any more: the step must not hang.
-fn copy_lines<W: Write>(from: impl Read, to: impl Fn() -> W) -> io::Result<()> {
+fn copy_lines(
+    from: impl Read,
+    label: Option<&str>,
+    write: impl Fn(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
     let mut from = BufReader::with_capacity(64 << 10, from);
     let mut line = Vec::new();
     let mut result = Ok(());
     loop {
         line.clear();
+        line.extend_from_slice(label.unwrap_or_default().as_bytes());
         if (&mut from).take(LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
             return result;
         }
+        if label.is_some() && !line.ends_with(b"\n") {
+            line.push(b'\n');
+        }
         if result.is_ok() {
-            let mut to = to();
-            result = to.write_all(&line).and_then(|()| to.flush());
+            result = write(&line);
         }
     }
 }
@@ -54,24 +76,19 @@ mod tests {
     use super::*;
     use std::cell::RefCell;
 
-    struct Writes<'a>(&'a RefCell<Vec<Vec<u8>>>);
-
-    impl Write for Writes<'_> {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.borrow_mut().push(bytes.to_vec());
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
-    fn each_line_is_one_write_and_the_last_needs_no_newline() {
-        let writes = RefCell::new(Vec::new());
-        copy_lines(&b"one\ntwo\n\nrest"[..], || Writes(&writes)).expect("no read fails");
-        let want: [&[u8]; 4] = [b"one\n", b"two\n", b"\n", b"rest"];
-        assert_eq!(*writes.borrow(), want);
+    fn each_line_is_one_write() {
+        for (label, want) in [
+            (None, ["one\n", "two\n", "\n", "rest"]),
+            (Some("[a] "), ["[a] one\n", "[a] two\n", "[a] \n", "[a] rest\n"]),
+        ] {
+            let writes = RefCell::new(Vec::new());
+            let write = |line: &[u8]| {
+                writes.borrow_mut().push(String::from_utf8_lossy(line).into_owned());
+                Ok(())
+            };
+            copy_lines(&b"one\ntwo\n\nrest"[..], label, write).expect("no read fails");
+            assert_eq!(*writes.borrow(), want, "{label:?}");
+        }
     }
 }
