@@ -368,7 +368,7 @@ fn onbuild(node: &Node) -> Result<Onbuild, Fault> {
         }
         _ => {}
     }
-    let mut expression = format!("{}{}", nested.text, node.after);
+    let mut expression = nested.text.clone();
     for heredoc in &node.heredocs {
         expression.push('\n');
         expression.push_str(&heredoc.content);

@@ -19,8 +19,6 @@ pub(super) struct Node {
     pub(super) heredocs: Vec<Heredoc>,
     /// The text from the keyword on, as one line.
     pub(super) text: String,
-    /// The blanks after it, which a trigger keeps, as in Docker.
-    pub(super) after: String,
     pub(super) span: Span,
     /// The escape character of the file.
     pub(super) escape: char,
@@ -51,7 +49,6 @@ impl Node {
     /// Reads one logical line and the here-documents that belong to it.
     pub(super) fn read(line: &Logical, lines: &mut Lines<'_>) -> Result<Self, Fault> {
         let mut node = Self::parse(Part::all(line), lines.escape())?;
-        line.text[line.text.trim_end().len()..].clone_into(&mut node.after);
         if node.takes_heredocs() && line.text.contains("<<") {
             let operators = heredoc::operators(&line.text);
             for operator in operators.map_err(|e| Fault::new(node.span, e.to_string()))? {
@@ -72,7 +69,6 @@ impl Node {
             flags,
             heredocs: Vec::new(),
             text: part.text().to_owned(),
-            after: String::new(),
             span: part.span(),
             escape,
         })
