@@ -10,10 +10,11 @@ use crate::craft::Layer;
 use crate::executor::{Build, PLACES, Place};
 use crate::git::{Login, Repository, Server};
 use crate::image::{Image, compare};
+use crate::registry::{Access, Registry};
 use crate::tools;
 use crate::web::{Answer, Web};
 
-/// With `WEB` and `GIT` in the place of servers.
+/// With `WEB`, `GIT` and `REGISTRY` in the place of servers.
 const DOCKERFILE: &str = r#"# syntax=docker/dockerfile:1
 # check=skip=all
 ARG PART=sy
@@ -59,6 +60,10 @@ COPY --chown=builder:extra --chmod=u=rwX,go= d /copied
 COPY --parents --exclude=**/*.no d/./deep /parents/
 COPY --link d/f /linked/
 COPY --from=named . /named
+COPY --from=repository sub/only /repository
+COPY --from=image /etc/group /groups
+COPY --from=REGISTRY/base:1 /etc/group /same
+RUN --mount=from=REGISTRY/base:1,target=/i cmp /i/etc/group /groups && cmp /same /groups
 COPY --from=0 --chmod=600 /tools/stage /
 ADD --checksum=sha256:982d9e3eb996f559e633f4d194def3761d909f5a3b647d1a851fead67c32c9d1 --chmod=640 WEB/text /text
 ADD --unpack=true WEB/files.tar /unpacked/
@@ -97,6 +102,7 @@ const FACTS: Facts<'_> = &[
     ("/linked/f", "- 0644 0:0 4 \"file\""),
     ("/named/x", "- 0644 0:0 5 \"named\""),
     ("/named/ignored", ""),
+    ("/repository", "- 0644 0:0 3 \"sub\""),
     ("/text", "- 0640 0:0 4 \"text\""),
     ("/unpacked/a", "- 0644 5:6 1 \"a\""),
     ("/git/only", "- 0644 3:4 3 \"sub\""),
@@ -159,6 +165,7 @@ struct Project {
     archives: Vec<(&'static str, Vec<u8>)>,
     web: Web,
     git: Server,
+    registry: Registry,
 }
 
 impl Project {
@@ -188,13 +195,17 @@ impl Project {
             fs::write(named.join(name), text).unwrap();
         }
         fs::write(home.path().join("secret"), "secret").unwrap();
-        Self { home, archives, web, git }
+        let registry = Registry::start(Access::Plain);
+        registry.push(&base::busybox(), base::TAG, "base:1", None);
+        Self { home, archives, web, git, registry }
     }
 
     fn build(&self, place: Place) -> Image {
+        let repository = format!("http://{}/app.git", self.git.address());
         let dockerfile = DOCKERFILE
             .replace("WEB", self.web.url("/").trim_end_matches('/'))
-            .replace("GIT", &format!("http://{}/app.git", self.git.address()));
+            .replace("REGISTRY", self.registry.address())
+            .replace("GIT", &repository);
         let build = Build::of(&dockerfile)
             .base("busybox", base::busybox())
             .place(place)
@@ -202,6 +213,11 @@ impl Project {
             .bring("secret", self.home.path().join("secret"))
             .flags(["--build-context=named={named}", "--secret=id=s,src={secret}"])
             .flags(["--build-arg=GIVEN=g", "--build-arg=no_proxy=host.example", "--target=RESULT"])
+            .flag(format!("--build-context=repository={repository}#v1"))
+            .flag(format!(
+                "--build-context=image=docker-image://{}",
+                self.registry.reference("base:1")
+            ))
             .flag("--verify-snapshot=fail")
             .file("d/f", "file")
             .file("d/deep/yes", "yes")

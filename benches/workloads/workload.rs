@@ -21,6 +21,8 @@ pub(crate) struct Workload {
     /// The same without the steps that are counted.
     pub(crate) idle: Option<String>,
     pub(crate) steps: u32,
+    /// Whether there are stages that do not need each other.
+    pub(crate) independent: bool,
     pub(crate) context: fn(&Path),
     /// A shell script with `$root` and `$context`.
     pub(crate) floor: String,
@@ -56,6 +58,7 @@ fn small_steps() -> Workload {
         dockerfile,
         idle: Some(idle),
         steps: STEPS,
+        independent: false,
         context: |_| {},
         floor,
     }
@@ -69,6 +72,7 @@ fn packages() -> Workload {
         dockerfile: "FROM {debian}\nCOPY *.deb /debs/\nRUN dpkg -i /debs/*.deb\n".to_owned(),
         idle: None,
         steps: 1,
+        independent: false,
         context: |context| {
             for package in fs::read_dir(base::packages()).expect("the packages") {
                 let package = package.expect("an entry");
@@ -91,6 +95,7 @@ fn small_files() -> Workload {
         dockerfile: format!("FROM {{many}}\nRUN {step}\n"),
         idle: None,
         steps: 1,
+        independent: false,
         context: |_| {},
         floor: format!("chroot $root /bin/sh -c '{step}'"),
     }
@@ -105,6 +110,7 @@ fn large_file() -> Workload {
         dockerfile: format!("FROM {{busybox}}\nCOPY block zeros /\nRUN {step}\n"),
         idle: None,
         steps: 1,
+        independent: false,
         context: |context| {
             fs::write(context.join("block"), noise(1 << 20, 1)).expect("the block");
             fs::write(context.join("zeros"), vec![0; 1 << 20]).expect("the zeros");
@@ -125,6 +131,7 @@ fn multi_stage() -> Workload {
             .to_owned(),
         idle: None,
         steps: 1,
+        independent: false,
         context: |context| {
             fs::write(context.join("Makefile"), RULES).expect("the Makefile");
             fs::write(context.join("main.c"), "int main(void) { return 0; }\n").expect("main.c");
@@ -149,6 +156,7 @@ fn copies() -> Workload {
         dockerfile: "FROM {busybox}\nCOPY . /files/\n".to_owned(),
         idle: None,
         steps: 1,
+        independent: false,
         context: |context| {
             for directory in 0..200_u32 {
                 let home = context.join(format!("d{directory}"));
@@ -169,7 +177,7 @@ fn independent_stages() -> Workload {
     let computes = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo $i > /computed";
     Workload {
         name: "w7",
-        title: "three stages that do not need each other; `redo` builds them in turn",
+        title: "three stages that do not need each other, and one that copies from them",
         bases: vec![("many", many_files)],
         dockerfile: format!(
             "FROM {{many}} AS waits\nRUN {waits}\nFROM {{many}} AS computes\nRUN {computes}\n\
@@ -179,6 +187,7 @@ fn independent_stages() -> Workload {
         ),
         idle: None,
         steps: 3,
+        independent: true,
         context: |_| {},
         floor: format!("chroot $root /bin/sh -c '{waits}; {computes}; {computes}'"),
     }

@@ -157,11 +157,14 @@ impl<'a> Images<'a> {
     /// The bytes of a layer as far as they are here; their download begins if it has not.
     pub(super) fn source(&self, layer: &ImageLayer, dir: &Path) -> Result<Source, Failure> {
         self.prefetch_layers(std::slice::from_ref(layer), dir);
+        let is_download = matches!(layer.blob, Blob::Registry(_));
         let coming = match locked(&self.layers).get(&layer.descriptor.digest) {
             Some(Bytes::Coming(pending)) => Some(pending.arrival().clone()),
             Some(Bytes::Awaited(arrival, _)) => Some(arrival.clone()),
             Some(Bytes::Warm(_) | Bytes::Taken | Bytes::Whole(_)) | None => None,
         };
+        // Nothing arrives of what is on this machine.
+        let coming = coming.filter(|_| is_download);
         coming.map_or_else(|| self.blob(layer, dir).map(Source::Whole), |it| Ok(Source::Coming(it)))
     }
 

@@ -190,6 +190,7 @@ impl Keys<'_> {
             },
         };
         point.config.config.on_build.clear();
+        point.scope.begin_stage(&point.config.config.env);
         point
     }
 

@@ -113,7 +113,9 @@ impl Stages<'_, '_> {
         let lineage = below.map_or_else(Lineage::start, |below| below.lineage);
         let by_content = below.map_or(ByContent::Same, |below| below.by_content);
         let (arguments, globals) = (self.builder.arguments, self.builder.globals);
-        let scope = inherited.unwrap_or_else(|| Scope::new(arguments, globals, &config.config.env));
+        let env = &config.config.env;
+        let mut scope = inherited.unwrap_or_else(|| Scope::new(arguments, globals, env));
+        scope.begin_stage(env);
         let image = image.with_config(config);
         let mut fold = Fold {
             image,

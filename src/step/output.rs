@@ -2,10 +2,15 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// A line longer than this is passed on in pieces, so that memory stays bounded.
 const LONGEST_LINE: u64 = 64 << 10;
+
+/// Who of several stages writes a line now. The log does not wait for this: a signal is told, and ends the build,
+/// also where nobody reads what steps write.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// Where the lines of a step go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +22,7 @@ pub(super) enum Stream {
 }
 
 /// Passes on what is written to the returned handle, until all copies of it are closed. With a label,
-/// every line begins with that, and is a line of its own whatever else is written.
+/// every line begins with that, and is a line of its own.
 pub(super) fn pass_on(
     stream: Stream,
     label: Option<String>,
@@ -25,16 +30,15 @@ pub(super) fn pass_on(
     let (reader, writer) = io::pipe()?;
     let thread = std::thread::Builder::new().name("output".to_owned()).spawn(move || {
         let label = label.map(|label| format!("[{label}] "));
-        let copied = match stream {
-            Stream::Out => copy_lines(reader, label.as_deref(), |line| {
-                // The lines of other stages, and of the log, do not get into this one.
-                let _alone = io::stderr().lock();
-                write(io::stdout().lock(), line)
-            }),
-            Stream::Err => {
-                copy_lines(reader, label.as_deref(), |line| write(io::stderr().lock(), line))
+        let is_alone = label.is_none();
+        let copied = copy_lines(reader, label.as_deref(), |line| {
+            // Both streams may lead to one pipe, which takes a long line in pieces.
+            let _turn = (!is_alone).then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner));
+            match stream {
+                Stream::Out => write(io::stdout().lock(), line),
+                Stream::Err => write(io::stderr().lock(), line),
             }
-        };
+        });
         if let Err(error) = copied {
             tracing::debug!("the output of the step could not be passed on: {error}");
         }
