@@ -58,7 +58,8 @@ pub(crate) fn large_workshop() -> PathBuf {
     debian_with("large-workshop", "cargo npm openjdk-17-jdk-headless")
 }
 
-fn debian_with(name: &str, packages: &str) -> PathBuf {
+/// [`debian`] and, as a second layer, packages of Debian's.
+pub(crate) fn debian_with(name: &str, packages: &str) -> PathBuf {
     made(name, |home| {
         tools::run("cp", ["-a", &text(&debian()), &text(&home.join("layout"))]);
         let image = format!("{}:{TAG}", home.join("layout").display());

@@ -43,7 +43,7 @@ fn a_log_in_json_is_one_object_a_line() {
 #[test]
 fn the_log_says_where_steps_run_and_who_watches() {
     let ended = small().flags(["--no-push", "--verbosity=info"]).run().succeeded();
-    for word in ["namespace", "ptrace"] {
+    for word in ["namespace", "RUN steps: "] {
         assert!(ended.log.contains(word), "nothing about {word}:\n{}", ended.log);
     }
 }

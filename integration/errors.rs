@@ -50,6 +50,10 @@ fn bad_command_lines_are_refused() {
             &["--no-push", "--build-context=busybox=oci-layout:///no/such/layout"],
             &["/no/such/layout"],
         ),
+        (
+            &["--no-push", "--build-context=Scratch=docker-image://x"],
+            &["--build-context=Scratch", "choose another"],
+        ),
         (&["--no-push", "--oci-layout-path=/proc/no/image"], &["/proc/no/image"]),
         (&["--no-push", "--tar-path=/proc/no/image.tar"], &["/proc/no/image.tar"]),
         (&["--no-push", "--digest-file=/proc/no/digest"], &["/proc/no/digest"]),

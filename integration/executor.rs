@@ -408,6 +408,16 @@ impl Ended {
     }
 }
 
+/// Command lines of live processes that have the mark as an argument.
+pub(crate) fn processes_with(mark: &str) -> Vec<String> {
+    fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| fs::read(entry.ok()?.path().join("cmdline")).ok())
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .filter(|line| line.split(' ').any(|word| word == mark))
+        .collect()
+}
+
 /// A statically linked executor: the form that is shipped, and that a pod without libraries runs.
 ///
 /// The variable `EXECUTOR` names another to be tested, such as one that was released.

@@ -28,6 +28,7 @@ mod web;
 
 mod architecture;
 mod arriving;
+mod at_once;
 mod build_basic;
 mod cache;
 mod cache_command;
@@ -72,3 +73,4 @@ mod stores;
 mod tracer_in_pod;
 mod tracers;
 mod verify;
+mod whole_language;

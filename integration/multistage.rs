@@ -57,6 +57,20 @@ fn a_stage_that_is_copied_from_and_built_on_is_built_once() {
 }
 
 #[test]
+fn a_tree_that_is_put_back_has_nothing_of_the_container() {
+    let dockerfile = "FROM busybox AS below\nRUN echo 1 > /a\nFROM busybox AS between\nRUN echo 2 > /b\n\
+        FROM below\nCOPY --from=between /b /b\nRUN echo 3 > /c\nFROM below\nCOPY --from=2 /c /c\nRUN echo 4 > /d\n";
+    for place in PLACES {
+        for flag in ["--run-tracer=off", "--verify-snapshot=fail"] {
+            let image = on_busybox(place, dockerfile).flag(flag).image();
+            let new = image.layers[1..].iter().flat_map(|layer| &layer.entries);
+            let names: Vec<&str> = new.map(|(path, _)| path.as_str()).collect();
+            assert_eq!(names, ["/a", "/c", "/d"], "{place:?} {flag}");
+        }
+    }
+}
+
+#[test]
 fn a_c_program_is_built_in_one_stage_and_shipped_in_another() {
     let dockerfile = "FROM toolchain AS build
 WORKDIR /src

@@ -148,7 +148,7 @@ LABEL a=b
 WORKDIR /w
 ";
     for place in PLACES {
-        let ended = on_busybox(place, dockerfile).run().succeeded();
+        let ended = on_busybox(place, dockerfile).flag("--parallel-stages=1").run().succeeded();
         let shared = ended.log.matches("is there already").count();
         assert_eq!(shared, if place == Place::Host { 2 } else { 1 }, "{place:?} {}", ended.log);
         let tree = ended.image().tree();

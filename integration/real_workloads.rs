@@ -12,7 +12,8 @@ use crate::pod::Privileges;
 
 const POD: Place = Place::Pod(Privileges::DEFAULT);
 /// Where a backend is the one that is taken, or the only other one.
-const WATCHED: [(Place, &str); 3] = [(Place::Host, "ptrace"), (POD, "ptrace"), (POD, "inotify")];
+const WATCHED: [(Place, &str); 4] =
+    [(Place::Host, "auto"), (Place::Host, "ptrace"), (POD, "ptrace"), (POD, "inotify")];
 
 fn is_long() -> bool {
     std::env::var_os("KANIKO_LONG_RUN").is_some()

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::base;
-use crate::executor::{Build, PLACES, Place, Running};
+use crate::executor::{Build, PLACES, Place, Running, processes_with};
 use crate::registry::{Access, Registry};
 
 /// What is promised for the time between the signal and the end.
@@ -82,14 +82,4 @@ fn a_signal_while_a_registry_does_not_answer() {
             interrupt(&format!("pull {place:?} {signal}"), running, signal, code);
         }
     }
-}
-
-/// Command lines of live processes that have the mark as an argument.
-fn processes_with(mark: &str) -> Vec<String> {
-    std::fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok())
-        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
-        .filter(|line| line.split(' ').any(|word| word == mark))
-        .collect()
 }

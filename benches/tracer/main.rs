@@ -90,7 +90,7 @@ impl Bench {
     fn prepare(workloads: &[&Workload]) -> Self {
         let home = tempfile::tempdir().expect("a directory for the builds");
         let registry = Registry::start(Access::Plain);
-        registry.push(&base::toolchain(), base::TAG, "toolchain:1", None);
+        registry.push(&workload::base(workloads), base::TAG, "toolchain:1", None);
         fill(&context(&home));
         let from = registry.reference("toolchain:1");
         let steps: String = workloads.iter().map(|it| format!("RUN {}\n", it.command)).collect();

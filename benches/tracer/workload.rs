@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::base;
 
@@ -74,6 +74,12 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         aim: Aim::All(1.15),
     },
     Workload {
+        name: "npm",
+        title: "npm install of 100 packages of 60 files each",
+        command: "cd /app && npm install --offline --no-audit --no-fund --silent",
+        aim: Aim::All(1.15),
+    },
+    Workload {
         name: "untar",
         title: "tar -x of 20,000 files",
         command: "mkdir /untar && tar -xf /context/many.tar -C /untar",
@@ -99,6 +105,17 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     },
 ];
 
+/// What all of them are run on: one that takes minutes to download only if it is wanted.
+pub(crate) fn base(wanted: &[&Workload]) -> PathBuf {
+    let wants_npm = wanted.iter().any(|workload| workload.name == "npm");
+    match wants_npm {
+        true => {
+            base::debian_with("toolchain-with-npm", "gcc libc6-dev make python3 python3-venv npm")
+        }
+        false => base::toolchain(),
+    }
+}
+
 /// Writes what the steps need.
 pub(crate) fn fill(context: &Path) {
     let write = |name: &str, text: &str| {
@@ -111,6 +128,7 @@ pub(crate) fn fill(context: &Path) {
     write("calls.py", CALLS);
     write("c/Makefile", MAKEFILE);
     write("wheel.py", WHEEL);
+    write("packages.py", PACKAGES);
     for unit in 0..80 {
         let mut text = "#include <stdio.h>\n".to_owned();
         for function in 0..20 {
@@ -142,11 +160,30 @@ wheel.writestr(f'{info}/RECORD', '')
 wheel.close()
 ";
 
+/// An application of 100 packages, each an archive beside it.
+const PACKAGES: &str = "import io, json, os, tarfile
+os.makedirs('/app')
+wanted = {}
+for p in range(100):
+    archive = tarfile.open(f'/app/part{p}.tgz', 'w:gz')
+    def add(name, text):
+        info = tarfile.TarInfo(f'package/{name}')
+        info.size = len(text)
+        archive.addfile(info, io.BytesIO(text.encode()))
+    add('package.json', json.dumps({'name': f'part{p}', 'version': '1.0.0'}))
+    for n in range(60): add(f'lib{n % 4}/module{n}.js', f'exports.value = {n};\\n' * 20)
+    archive.close()
+    wanted[f'part{p}'] = f'file:part{p}.tgz'
+app = {'name': 'app', 'version': '1.0.0', 'dependencies': wanted}
+open('/app/package.json', 'w').write(json.dumps(app))
+";
+
 const PREPARE: &str = "set -e\n\
     python3 /context/many.py /tmp/many\n\
     tar -cf /context/many.tar -C /tmp/many .\n\
     rm -r /tmp/many\n\
     python3 /context/wheel.py\n\
+    python3 /context/packages.py\n\
     python3 -m venv /venv\n";
 
 /// A tree of 20,000 files of 400 bytes in 400 directories.

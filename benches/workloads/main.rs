@@ -3,7 +3,8 @@
 //! `cargo bench --bench workloads -- [WORKLOAD…] [--runs=N] [--peer NAME=COMMAND]…`
 //!
 //! Every build pulls its base from a registry on loopback and pushes its image
-//! there: once traced, and once for each snapshot mode. The first row is the
+//! there: once traced, and once for each snapshot mode; and where stages do not need each
+//! other, once with these in turn. The first row is the
 //! floor: the same commands in a plain chroot on the unpacked base, with no
 //! pull, no layer and no push. The second adds the unpacking, by GNU tar and
 //! gzip; the last column is a row's CPU time over that row's. A peer is a shell command in which `{context}`,
@@ -48,6 +49,9 @@ const MODES: &[(&str, &str)] = &[
     ("time", "--snapshot-mode=time"),
 ];
 
+/// The row of a build whose stages could be built at the same time, and are not.
+const IN_TURN: (&str, &str) = ("in turn", "--parallel-stages=1");
+
 /// What is asked for on the command line.
 struct Wanted {
     workloads: Vec<String>,
@@ -90,7 +94,7 @@ fn main() {
         table.print_head();
         table.print_row("floor", &floor, None);
         table.print_row("floor+tar", &unpacked, None);
-        for (name, flag) in MODES {
+        for (name, flag) in MODES.iter().chain(workload.independent.then_some(&IN_TURN)) {
             let figures = bench.executor(&workload.dockerfile, flag);
             let idle = workload.idle.as_ref().map(|dockerfile| bench.executor(dockerfile, flag));
             table.print_row(name, &figures, idle.as_ref());

@@ -1,4 +1,4 @@
-//! What is built: six Dockerfiles, their contexts, their bases.
+//! What is built: seven Dockerfiles, their contexts, their bases.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -21,6 +21,8 @@ pub(crate) struct Workload {
     /// The same without the steps that are counted.
     pub(crate) idle: Option<String>,
     pub(crate) steps: u32,
+    /// Whether there are stages that do not need each other.
+    pub(crate) independent: bool,
     pub(crate) context: fn(&Path),
     /// A shell script with `$root` and `$context`.
     pub(crate) floor: String,
@@ -28,7 +30,15 @@ pub(crate) struct Workload {
 
 /// All of them, in the order of the table.
 pub(crate) fn workloads() -> Vec<Workload> {
-    vec![small_steps(), packages(), small_files(), large_file(), multi_stage(), copies()]
+    vec![
+        small_steps(),
+        packages(),
+        small_files(),
+        large_file(),
+        multi_stage(),
+        copies(),
+        independent_stages(),
+    ]
 }
 
 fn small_steps() -> Workload {
@@ -48,6 +58,7 @@ fn small_steps() -> Workload {
         dockerfile,
         idle: Some(idle),
         steps: STEPS,
+        independent: false,
         context: |_| {},
         floor,
     }
@@ -61,6 +72,7 @@ fn packages() -> Workload {
         dockerfile: "FROM {debian}\nCOPY *.deb /debs/\nRUN dpkg -i /debs/*.deb\n".to_owned(),
         idle: None,
         steps: 1,
+        independent: false,
         context: |context| {
             for package in fs::read_dir(base::packages()).expect("the packages") {
                 let package = package.expect("an entry");
@@ -83,6 +95,7 @@ fn small_files() -> Workload {
         dockerfile: format!("FROM {{many}}\nRUN {step}\n"),
         idle: None,
         steps: 1,
+        independent: false,
         context: |_| {},
         floor: format!("chroot $root /bin/sh -c '{step}'"),
     }
@@ -97,6 +110,7 @@ fn large_file() -> Workload {
         dockerfile: format!("FROM {{busybox}}\nCOPY block zeros /\nRUN {step}\n"),
         idle: None,
         steps: 1,
+        independent: false,
         context: |context| {
             fs::write(context.join("block"), noise(1 << 20, 1)).expect("the block");
             fs::write(context.join("zeros"), vec![0; 1 << 20]).expect("the zeros");
@@ -117,6 +131,7 @@ fn multi_stage() -> Workload {
             .to_owned(),
         idle: None,
         steps: 1,
+        independent: false,
         context: |context| {
             fs::write(context.join("Makefile"), RULES).expect("the Makefile");
             fs::write(context.join("main.c"), "int main(void) { return 0; }\n").expect("main.c");
@@ -141,6 +156,7 @@ fn copies() -> Workload {
         dockerfile: "FROM {busybox}\nCOPY . /files/\n".to_owned(),
         idle: None,
         steps: 1,
+        independent: false,
         context: |context| {
             for directory in 0..200_u32 {
                 let home = context.join(format!("d{directory}"));
@@ -152,6 +168,28 @@ fn copies() -> Workload {
             }
         },
         floor: "cp -r $context $root/files".to_owned(),
+    }
+}
+
+fn independent_stages() -> Workload {
+    // One waits, as for the network; one computes.
+    let waits = "i=0; while [ $i -lt 20 ]; do sleep 0.1; echo $i > /waited$i; i=$((i+1)); done";
+    let computes = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo $i > /computed";
+    Workload {
+        name: "w7",
+        title: "three stages that do not need each other, and one that copies from them",
+        bases: vec![("many", many_files)],
+        dockerfile: format!(
+            "FROM {{many}} AS waits\nRUN {waits}\nFROM {{many}} AS computes\nRUN {computes}\n\
+             FROM {{many}} AS again\nRUN {computes}\nFROM {{many}}\n\
+             COPY --from=waits /waited19 /\nCOPY --from=computes /computed /\n\
+             COPY --from=again /computed /again\n"
+        ),
+        idle: None,
+        steps: 3,
+        independent: true,
+        context: |_| {},
+        floor: format!("chroot $root /bin/sh -c '{waits}; {computes}; {computes}'"),
     }
 }
 

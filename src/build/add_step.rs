@@ -1,6 +1,6 @@
 //! What ADD takes from elsewhere: files of the web, and repositories.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::builder::Builder;
 use super::downloads::Download;
@@ -14,9 +14,9 @@ use crate::rootfs::Isolation;
 use crate::step::{Copier, Found, SourceTree};
 
 impl Stages<'_, '_> {
-    fn download(&self, url: &str) -> Result<Rc<Download>, Failure> {
-        let Builder { order, work, interrupt, .. } = *self.builder;
-        self.downloads.fetch(url, order, work, interrupt)
+    fn download(&self, url: &str) -> Result<Arc<Download>, Failure> {
+        let Builder { order, work, interrupt, .. } = self.builder;
+        self.between.downloads.fetch(url, order, work, interrupt)
     }
 
     /// Adds a file of the web.
@@ -61,7 +61,7 @@ impl Stages<'_, '_> {
         let into = dir.path().join("repository");
         let mut access = builder.order.access.clone();
         access.git = builder.order.mounts.cloning(&source, access.git)?;
-        let obtained = context::repository(&source, &into, &access, builder.interrupt)?;
+        let obtained = context::repository(&source, &into, &access, &builder.interrupt)?;
         let shown = source.to_string();
         let sources = SourceTree::context(&obtained.dir, None, builder.work.path(), &shown)
             .could_not(|| "open what was fetched".to_owned())?;

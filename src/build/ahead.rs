@@ -84,8 +84,6 @@ pub(super) struct Ahead {
     trees: BTreeMap<usize, Option<usize>>,
     /// Lineages of stages at their ends, where known.
     lineages: HashMap<usize, Lineage>,
-    /// Keys by the content of what is copied, of the stage that is built and those before it.
-    by_content: HashMap<Place, Key>,
 }
 
 impl Ahead {
@@ -97,13 +95,7 @@ impl Ahead {
         };
         let needs = plan.stages.iter().filter(|stage| need(plan, stage) != Need::Nothing);
         let trees = needs.map(|stage| (stage.number, first(stage))).collect();
-        Self {
-            steps: HashMap::new(),
-            wanted,
-            trees,
-            lineages: HashMap::new(),
-            by_content: HashMap::new(),
-        }
+        Self { steps: HashMap::new(), wanted, trees, lineages: HashMap::new() }
     }
 
     pub(super) fn step(&self, stage: usize, number: usize) -> Option<&Keyed> {
@@ -121,7 +113,7 @@ impl Ahead {
         self.wanted.contains(&stage)
     }
 
-    /// Whether a stage is known to need its tree. Others may turn out to.
+    /// Whether a stage is known to need its tree. Others may turn out to, and it may turn out not to.
     pub(super) fn needs_tree(&self, stage: usize) -> bool {
         self.trees.contains_key(&stage)
     }
@@ -131,25 +123,19 @@ impl Ahead {
         self.trees.get(&stage).copied().flatten()
     }
 
-    /// The key of a step by the content of what is copied, where that differs from the other and is known.
-    pub(super) fn by_content(&self, stage: usize, number: usize) -> Option<Key> {
-        self.by_content.get(&(stage, number)).copied()
-    }
-
-    /// Takes in what was found out about a stage at its beginning: further keys, and the first step that is not
-    /// sure to hit.
-    pub(super) fn know(&mut self, stage: usize, keys: HashMap<Place, Key>, open: Option<usize>) {
-        self.by_content.extend(keys);
-        match open {
-            None => self.trees.remove(&stage),
-            Some(_) => self.trees.insert(stage, open),
-        };
-    }
-
     /// The lineage at the end of a stage that was not built.
     pub(super) fn lineage(&self, stage: usize) -> Option<Lineage> {
         self.lineages.get(&stage).copied()
     }
+}
+
+/// What is found out about a stage when it begins, where there is a cache.
+#[derive(Default)]
+pub(super) struct Again {
+    /// Keys by the content of what is copied, where that differs from the other and is known.
+    pub(super) by_content: HashMap<Place, Key>,
+    /// The first step that is not sure to hit.
+    pub(super) open: Option<usize>,
 }
 
 impl Ahead {
@@ -163,7 +149,6 @@ impl Ahead {
             wanted: BTreeSet::new(),
             trees: BTreeMap::new(),
             lineages: HashMap::new(),
-            by_content: HashMap::new(),
         };
         let cached: Vec<Key> =
             ahead.steps.values().filter(|step| step.cached).map(|step| step.key).collect();

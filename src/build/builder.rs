@@ -1,8 +1,8 @@
 //! What all stages of a build share.
 
-use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use tracer::Interrupt;
 
@@ -22,7 +22,8 @@ use crate::registry::Registry;
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::{Exclusions, Isolation, Rootfs};
 
-/// What all stages of a build share.
+/// What all stages of a build share. Each has a copy with an interrupt of its own.
+#[derive(Clone)]
 pub(super) struct Builder<'a> {
     pub(super) order: &'a Order,
     pub(super) context: &'a Context,
@@ -33,15 +34,18 @@ pub(super) struct Builder<'a> {
     pub(super) images: &'a Images<'a>,
     pub(super) isolation: Isolation,
     pub(super) tracers: &'a Tracers<'a>,
-    pub(super) interrupt: &'a Interrupt,
+    /// Ends the stage from another thread.
+    pub(super) interrupt: Interrupt,
     pub(super) work: &'a WorkDir,
     pub(super) times: Times,
     /// Layers of earlier builds.
     pub(super) cache: Option<&'a Cache<'a>>,
+    /// How many stages may be built at the same time.
+    pub(super) most_at_once: usize,
     /// Once a stage may begin: what was at `/`, if it is to be put back.
-    pub(super) found: OnceCell<Option<Found>>,
+    pub(super) found: &'a OnceLock<Option<Found>>,
     /// The caches of mounts that steps have used.
-    pub(super) caches: UsedCaches,
+    pub(super) caches: &'a UsedCaches,
 }
 
 impl Builder<'_> {
@@ -84,6 +88,8 @@ impl Builder<'_> {
         if self.isolation == Isolation::InPlace {
             self.clean_up()?;
         }
+        self.caches.begin_anew();
+        self.images.begin_anew();
         self.work.clear_stages()
     }
 

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use super::ahead::{Fate, Keyed, Place, sure};
+use super::ahead::{Again, Fate, Keyed, Place, sure};
 use super::needs::touches_root;
 use super::stage::{Fold, Stages};
 use crate::cache::{Cache, Entry, Lineage};
@@ -56,29 +56,29 @@ enum Chain {
 impl Stages<'_, '_> {
     /// At the beginning of a stage: looks up what may be found by content, and decides again which steps hit.
     pub(super) fn look_again(
-        &mut self,
+        &self,
         stage: &PlannedStage<'_>,
         fold: &Fold,
-    ) -> Result<(), Failure> {
-        let Some(cache) = self.builder.cache else { return Ok(()) };
+    ) -> Result<Option<Again>, Failure> {
+        let Some(cache) = self.builder.cache else { return Ok(None) };
         let keys = self.keys_by_content(cache, stage, fold)?;
         if keys.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let wanted = keys.iter().filter(|((stage, number), _)| {
-            self.ahead
+            self.between
+                .ahead
                 .step(*stage, *number)
                 .is_some_and(|step| step.cached && cache.found(step.key).is_err())
         });
         cache.look_up(&wanted.map(|(_, key)| *key).collect::<Vec<_>>());
         let open = self.first_open(cache, stage, fold, &keys);
-        self.ahead.know(stage.number, keys, open);
-        Ok(())
+        Ok(Some(Again { by_content: keys, open }))
     }
 
     /// Keys by content, of the steps of a stage from the first that copies from elsewhere.
     fn keys_by_content(
-        &mut self,
+        &self,
         cache: &Cache<'_>,
         stage: &PlannedStage<'_>,
         fold: &Fold,
@@ -93,7 +93,7 @@ impl Stages<'_, '_> {
             if !touches_root(&instruction.node) {
                 continue;
             }
-            let Some(step) = self.ahead.step(stage.number, number) else { break };
+            let Some(step) = self.between.ahead.step(stage.number, number) else { break };
             lineage = self.with_sources(lineage, step);
             let hit = sure(step, cache, lineage);
             let own = match chain {
@@ -117,7 +117,7 @@ impl Stages<'_, '_> {
                 },
             };
             let copies =
-                self.ahead.step(stage.number, number).is_some_and(|it| it.copied.is_some());
+                self.between.ahead.step(stage.number, number).is_some_and(|it| it.copied.is_some());
             chain = match (next, chain) {
                 (Some(key), _) => {
                     keys.insert((stage.number, number), key);
@@ -136,14 +136,14 @@ impl Stages<'_, '_> {
     /// Whether a key by content may find something: a layer of this step or a later one, that is not found already.
     fn is_useful(&self, stage: &PlannedStage<'_>, number: usize) -> bool {
         let open = |number: usize| {
-            let step = self.ahead.step(stage.number, number);
+            let step = self.between.ahead.step(stage.number, number);
             step.is_some_and(|step| step.cached && step.fate != Fate::Hit)
         };
         !stage.base_of.is_empty() || (number..stage.instructions.len()).any(open)
     }
 
     /// The content that a COPY brings from a tree that is there now, or is laid out for this.
-    fn inputs_of_copied(&mut self, copy: &CopyStep) -> Result<Option<Inputs>, Failure> {
+    fn inputs_of_copied(&self, copy: &CopyStep) -> Result<Option<Inputs>, Failure> {
         self.prepare_origin(&copy.from)?;
         let sources = self.sources(&copy.from)?;
         Ok(self.keys().of_copied(copy, &sources))
@@ -162,7 +162,9 @@ impl Stages<'_, '_> {
             if !touches_root(&instruction.node) {
                 continue;
             }
-            let Some(step) = self.ahead.step(stage.number, number) else { return Some(number) };
+            let Some(step) = self.between.ahead.step(stage.number, number) else {
+                return Some(number);
+            };
             let is_run = matches!(instruction.node, Instruction::Run(_));
             let before = self.content_lineage(chain, lineage, step, is_run);
             lineage = self.with_sources(lineage, step);
@@ -201,8 +203,8 @@ impl Stages<'_, '_> {
 
     /// The lineage at the end of a stage, built or not.
     pub(super) fn lineage_of(&self, stage: usize) -> Option<Lineage> {
-        let finished = self.finished.get(&stage).map(|finished| finished.lineage);
-        finished.or_else(|| self.ahead.lineage(stage))
+        let finished = self.between.finished(stage).map(|finished| finished.lineage);
+        finished.or_else(|| self.between.ahead.lineage(stage))
     }
 
     /// What a step comes after in the chain by content. What is copied is in its key there; what a command

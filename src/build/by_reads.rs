@@ -55,20 +55,13 @@ impl Contents {
 impl Stages<'_, '_> {
     /// The name of a command whatever came before it, if it is wanted what it reads.
     pub(super) fn command(&self, stage: &PlannedStage<'_>, number: usize) -> Option<Key> {
-        self.ahead.step(stage.number, number).filter(|step| step.cached)?.command
+        self.between.ahead.step(stage.number, number).filter(|step| step.cached)?.command
     }
 
     /// Whether it is to be recorded what a command reads.
     pub(super) fn is_recorded(&self, stage: &PlannedStage<'_>, number: usize) -> bool {
         let is_kept = self.builder.cache.is_some_and(|cache| cache.settings().push);
         is_kept && self.command(stage, number).is_some()
-    }
-
-    /// Asks for what is known of all commands that are not found by their keys.
-    pub(super) fn look_up_by_reads(&self) {
-        if let Some(cache) = self.builder.cache {
-            cache.look_up_by_reads(&self.ahead.open_commands());
-        }
     }
 
     /// The layer of a command that reads what it read then. The tree is as the command will find it.

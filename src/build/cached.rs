@@ -7,9 +7,10 @@
 use std::path::Path;
 
 use super::ahead::Keyed;
+use super::between::write;
 use super::by_content::ByContent;
 use super::keys::sources_of;
-use super::stage::{Finished, Fold, Stages};
+use super::stage::{Fold, Stages};
 use super::tree::move_tree;
 use crate::cache::{Cache, Entry, Lineage, Made, Miss, ReadSet};
 use crate::image::ImageLayer;
@@ -20,7 +21,7 @@ use crate::rootfs::{Isolation, Rootfs};
 impl Stages<'_, '_> {
     /// The layer of a step, if it is cached; what it depends on besides is in the lineages from then on.
     pub(super) fn cached_layer(
-        &mut self,
+        &self,
         stage: &PlannedStage<'_>,
         number: usize,
         action: &Action,
@@ -28,7 +29,7 @@ impl Stages<'_, '_> {
     ) -> Option<ImageLayer> {
         let cache = self.builder.cache?;
         self.enter(stage, number, action, fold);
-        let step = self.ahead.step(stage.number, number).filter(|step| step.cached)?;
+        let step = self.between.ahead.step(stage.number, number).filter(|step| step.cached)?;
         tracing::Span::current().record("kaniko.cache.key", tracing::field::display(step.key));
         let own = self.own_key(stage, number, fold);
         let by_name = cache.found(step.key).and_then(|entry| {
@@ -70,7 +71,7 @@ impl Stages<'_, '_> {
         how: &str,
         fold: &mut Fold,
     ) -> Option<ImageLayer> {
-        let (cache, step) = (self.builder.cache?, self.ahead.step(stage.number, number)?);
+        let (cache, step) = (self.builder.cache?, self.between.ahead.step(stage.number, number)?);
         let mut layer = entry.layer.clone();
         let flavor = fold.image.flavor();
         flavor.layer(layer.compression()?)?.clone_into(&mut layer.descriptor.media_type);
@@ -95,7 +96,7 @@ impl Stages<'_, '_> {
         number: usize,
         fold: &Fold,
     ) -> Option<(Key, Lineage)> {
-        let key = self.ahead.by_content(stage.number, number)?;
+        let key = fold.own_key(stage, number)?;
         match fold.by_content {
             ByContent::Own(known, before) if known == key => Some((key, before)),
             ByContent::Own(..) | ByContent::Same | ByContent::Unknown => None,
@@ -109,13 +110,13 @@ impl Stages<'_, '_> {
             let lineage = self.lineage_of(source).unwrap_or_else(Lineage::start);
             fold.lineage = fold.lineage.with(lineage);
         }
-        let Some(step) = self.ahead.step(stage.number, number) else {
+        let Some(step) = self.between.ahead.step(stage.number, number) else {
             fold.by_content = ByContent::Unknown;
             return;
         };
         let is_run = matches!(action, Action::Run(_));
         let lineage = self.content_lineage(fold.by_content, Some(before), step, is_run);
-        let key = self.ahead.by_content(stage.number, number).zip(lineage);
+        let key = fold.own_key(stage, number).zip(lineage);
         fold.by_content = fold.by_content.next(key, step.copied.is_some());
     }
 
@@ -153,7 +154,8 @@ impl Stages<'_, '_> {
     ) {
         let read = fold.read.take();
         let (Some(cache), Some(outcome)) = (self.builder.cache, fold.made.take()) else { return };
-        if let Some(step) = self.ahead.step(stage.number, number).filter(|step| step.cached) {
+        if let Some(step) = self.between.ahead.step(stage.number, number).filter(|step| step.cached)
+        {
             let by_content = match fold.by_content {
                 ByContent::Own(key, before) => Some((key, before)),
                 ByContent::Same | ByContent::Unknown => None,
@@ -183,7 +185,7 @@ impl Stages<'_, '_> {
 
     /// Makes sure that the tree of a stage is on disk, with all layers so far.
     pub(super) fn lay_out(
-        &mut self,
+        &self,
         stage: &PlannedStage<'_>,
         why: &str,
         fold: &mut Fold,
@@ -220,49 +222,40 @@ impl Stages<'_, '_> {
     }
 
     /// Makes sure that the tree of a stage that is built is on disk, whole.
-    pub(super) fn lay_out_finished(&mut self, number: usize) -> Result<(), Failure> {
-        let gone = || Failure::new(format!("the files of stage {number} are gone"));
-        let mut finished = self.finished.remove(&number).ok_or_else(gone)?;
-        let done = self.complete(number, &mut finished);
-        self.finished.insert(number, finished);
-        done
-    }
-
-    fn complete(&self, number: usize, finished: &mut Finished) -> Result<(), Failure> {
-        let mut rootfs = match finished.rootfs.take() {
+    pub(super) fn lay_out_finished(&self, number: usize) -> Result<(), Failure> {
+        let finished = self.finished(number)?;
+        let mut tree = write(&finished.tree);
+        let mut rootfs = match tree.rootfs.take() {
             Some(rootfs) => rootfs,
             None => {
                 let dir = self.builder.work.root(&format!("of-{number}"))?;
-                finished.on_disk = 0;
+                tree.on_disk = 0;
                 Rootfs::empty(&dir).could_not(|| format!("unpack stage {number}"))?
             }
         };
         let layers = finished.image.layers();
-        if finished.on_disk < layers.len() {
-            let missing = &layers[finished.on_disk..];
+        if tree.on_disk < layers.len() {
+            let missing = &layers[tree.on_disk..];
             tracing::info!("Unpacking {} layers of stage {number} to copy from it", missing.len());
             self.builder.images.prefetch_layers(missing, &self.builder.work.blobs());
             self.builder.unpack(missing, &mut rootfs)?;
-            finished.on_disk = layers.len();
+            tree.on_disk = layers.len();
         }
-        finished.rootfs = Some(rootfs);
+        tree.rootfs = Some(rootfs);
         Ok(())
     }
 
     /// In place one stage at a time is at `/`. One that nobody goes on from makes room.
-    pub(super) fn free_slash(&mut self) -> Result<(), Failure> {
+    pub(super) fn free_slash(&self) -> Result<(), Failure> {
         if self.builder.isolation != Isolation::InPlace {
             return Ok(());
         }
-        let at_slash = |finished: &&mut Finished| {
-            finished.rootfs.as_ref().is_some_and(|root| root.tree().path() == Path::new("/"))
-        };
-        for (number, finished) in &mut self.finished {
-            let mut finished = Some(finished).filter(at_slash);
-            let taken = finished.as_mut().and_then(|it| it.rootfs.take());
-            let (Some(finished), Some(mut rootfs)) = (finished, taken) else { continue };
+        for (number, finished) in self.between.all_finished() {
+            let mut tree = write(&finished.tree);
+            let at_slash = tree.rootfs.take_if(|root| root.tree().path() == Path::new("/"));
+            let Some(mut rootfs) = at_slash else { continue };
             let to = self.builder.work.root(&number.to_string())?;
-            finished.rootfs = Some(move_tree(&rootfs, &to)?);
+            tree.rootfs = Some(move_tree(&rootfs, &to)?);
             rootfs.wipe().could_not(|| "free the root for the next stage".to_owned())?;
         }
         Ok(())

@@ -1,13 +1,17 @@
 //! COPY, ADD and WORKDIR: steps that name what they write.
 
+use std::path::PathBuf;
+
+use super::between::read;
 use super::images::{Images, NamedContext};
-use super::stage::{Fold, Stages};
+use super::stage::{Fold, Stages, gone};
 use super::unpacking::Interruptible;
 
 use snapshot::{Difference, ImagePath, Suspects};
 
 use crate::context::{Context, Ignore};
 use crate::dockerfile::Chmod;
+use crate::image::Image;
 use crate::plan::{BaseImages as _, CopySource, CopyStep, Origin};
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::Rootfs;
@@ -17,12 +21,12 @@ use crate::step::{Copier, CopyRules, Found, SourceTree, add, make_workdir};
 const SCRATCH: &str = "scratch";
 
 impl<'a> Stages<'a, '_> {
-    pub(super) fn copy(&mut self, step: &CopyStep, fold: &mut Fold) -> Result<Difference, Failure> {
+    pub(super) fn copy(&self, step: &CopyStep, fold: &mut Fold) -> Result<Difference, Failure> {
         let rules = rules(step, fold.root()?)?;
         self.prepare_origin(&step.from)?;
         let rootfs = fold.root()?;
         let sources = self.sources(&step.from)?;
-        let mut copier = Copier::new(rootfs, rules, self.builder.interrupt);
+        let mut copier = Copier::new(rootfs, rules, &self.builder.interrupt);
         let failed = |error: crate::step::CopyError| Failure::new(error.to_string());
         for source in &step.sources {
             let pattern = match source {
@@ -72,18 +76,14 @@ impl<'a> Stages<'a, '_> {
         let archive =
             add::archive(sources, found).map_err(|error| Failure::new(error.to_string()))?;
         let Some(archive) = archive else { return Ok(false) };
-        let archive = Interruptible { archive, interrupt: self.builder.interrupt };
+        let archive = Interruptible { archive, interrupt: &self.builder.interrupt };
         add::unpack(copier, archive, &step.dest).map_err(|error| {
             Failure::new(format!("could not unpack {}: {error}", found.name.display()))
         })?;
         Ok(true)
     }
 
-    pub(super) fn workdir(
-        &mut self,
-        path: &ImagePath,
-        fold: &mut Fold,
-    ) -> Result<Difference, Failure> {
+    pub(super) fn workdir(&self, path: &ImagePath, fold: &mut Fold) -> Result<Difference, Failure> {
         let user = fold.image.config().config.user.clone();
         let rootfs = fold.root()?;
         let accounts = rootfs.accounts().could_not(|| "read the users of the image".to_owned())?;
@@ -105,7 +105,7 @@ impl<'a> Stages<'a, '_> {
     }
 
     /// Unpacks the image or makes the empty tree that files are copied from, once.
-    pub(super) fn prepare_origin(&mut self, from: &Origin) -> Result<(), Failure> {
+    pub(super) fn prepare_origin(&self, from: &Origin) -> Result<(), Failure> {
         let (name, image) = match from {
             Origin::Context => return Ok(()),
             Origin::Stage(number) => return self.lay_out_finished(*number),
@@ -122,19 +122,20 @@ impl<'a> Stages<'a, '_> {
                 }
             }
         };
-        if self.foreign.contains_key(&name) {
-            return Ok(());
-        }
-        let dir = self.builder.work.root(&format!("image-{}", self.foreign.len()))?;
+        let unpack = || self.unpack_foreign(&name, image.as_ref());
+        self.between.foreign.get_or_make(name.clone(), unpack).map(drop)
+    }
+
+    fn unpack_foreign(&self, name: &str, image: Option<&Image>) -> Result<PathBuf, Failure> {
+        let dir = self.builder.work.root(&self.between.name_for_foreign())?;
         let mut rootfs = Rootfs::empty(&dir).could_not(|| format!("unpack {name}"))?;
         if let Some(image) = image {
             tracing::info!("Unpacking {name} to copy from it");
-            self.builder.images.prefetch(&image, &self.builder.work.blobs());
+            self.builder.images.prefetch(image, &self.builder.work.blobs());
             self.builder.unpack(image.layers(), &mut rootfs)?;
-            self.builder.images.forget(&image, &[]);
+            self.builder.images.forget(image, &self.between.bases_to_come(self.plan));
         }
-        self.foreign.insert(name, rootfs);
-        Ok(())
+        Ok(dir)
     }
 
     pub(super) fn sources(&self, from: &Origin) -> Result<SourceTree<'a>, Failure> {
@@ -143,11 +144,9 @@ impl<'a> Stages<'a, '_> {
         let opened = match from {
             Origin::Context => context.ok_or_else(|| Failure::new("there is no build context"))?,
             Origin::Stage(number) => {
-                let finished = self.finished.get(number);
-                let rootfs = finished.and_then(|finished| finished.rootfs.as_ref());
-                let Some(rootfs) = rootfs else {
-                    return Err(Failure::new(format!("the files of stage {number} are gone")));
-                };
+                let finished = self.finished(*number)?;
+                let tree = read(&finished.tree);
+                let Some(rootfs) = &tree.rootfs else { return Err(gone(*number)) };
                 SourceTree::rootfs(rootfs.tree().path(), &format!("stage {number}"))
             }
             Origin::Image(reference) => self.foreign_source(&reference.to_string())?,
@@ -164,8 +163,8 @@ impl<'a> Stages<'a, '_> {
         &self,
         name: &str,
     ) -> Result<std::io::Result<SourceTree<'a>>, Failure> {
-        match self.foreign.get(name) {
-            Some(rootfs) => Ok(SourceTree::rootfs(rootfs.tree().path(), name)),
+        match self.between.foreign.made(&name.to_owned()) {
+            Some(dir) => Ok(SourceTree::rootfs(&dir, name)),
             None => Err(Failure::new(format!("the files of {name} are not there"))),
         }
     }

@@ -1,12 +1,11 @@
 //! Files of the web on this machine, each fetched once for a build.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use tracer::Interrupt;
 
 use super::Order;
+use super::once::Once;
 use super::work::WorkDir;
 use crate::context::http;
 use crate::image::Digest;
@@ -36,7 +35,7 @@ impl Download {
 
 /// Those that were fetched, by URL.
 #[derive(Default)]
-pub(super) struct Downloads(RefCell<HashMap<String, Rc<Download>>>);
+pub(super) struct Downloads(Once<String, Arc<Download>>);
 
 impl Downloads {
     /// The file of this URL.
@@ -46,20 +45,24 @@ impl Downloads {
         order: &Order,
         work: &WorkDir,
         interrupt: &Interrupt,
-    ) -> Result<Rc<Download>, Failure> {
-        if let Some(known) = self.0.borrow().get(url) {
-            return Ok(Rc::clone(known));
-        }
-        let dir = tempfile::tempdir_in(work.scratch())
-            .could_not(|| "make a directory for what is fetched".to_owned())?;
-        let shown = http::without_credentials(url);
-        tracing::info!("Fetching {shown}");
-        let file = dir.path().join("file");
-        let settings = order.mounts.fetching(url, &order.access.fetch)?;
-        let fetched = http::fetch(url, &file, &settings, || interrupt.is_triggered())
-            .map_err(|error| error.while_doing("add"))?;
-        let download = Rc::new(Download { dir, fetched });
-        self.0.borrow_mut().insert(url.to_owned(), Rc::clone(&download));
-        Ok(download)
+    ) -> Result<Arc<Download>, Failure> {
+        self.0.get_or_make(url.to_owned(), || fetch(url, order, work, interrupt).map(Arc::new))
     }
+}
+
+fn fetch(
+    url: &str,
+    order: &Order,
+    work: &WorkDir,
+    interrupt: &Interrupt,
+) -> Result<Download, Failure> {
+    let dir = tempfile::tempdir_in(work.scratch())
+        .could_not(|| "make a directory for what is fetched".to_owned())?;
+    let shown = http::without_credentials(url);
+    tracing::info!("Fetching {shown}");
+    let file = dir.path().join("file");
+    let settings = order.mounts.fetching(url, &order.access.fetch)?;
+    let fetched = http::fetch(url, &file, &settings, || interrupt.is_triggered())
+        .map_err(|error| error.while_doing("add"))?;
+    Ok(Download { dir, fetched })
 }

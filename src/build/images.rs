@@ -1,17 +1,19 @@
 //! Where images come from: registries and named contexts. Nothing is asked for twice.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use tracer::Interrupt;
 
+use super::once::{Once, locked};
 use super::{Outputs, registry_failure};
 use crate::cache::{Bases, Warm};
 use crate::context::{ContextSource, Ignore, ignore_of};
 use crate::image::{Blob, BlobFile, Digest, Image, ImageLayer, Platform, Reference, from_layout};
 use crate::plan::BaseImages;
-use crate::registry::{Arrival, PendingBlob, Registry};
+use crate::registry::{Arrival, CallOff, PendingBlob, Registry};
 use crate::report::Failure;
 
 /// `--build-context NAME=…`, by name in lower case.
@@ -55,17 +57,33 @@ pub(super) enum Source {
     Coming(Arrival),
 }
 
-/// The images of a build.
+/// What is here of the bytes of a layer.
+enum Bytes {
+    /// A base image on this machine has them.
+    Warm(Warm),
+    /// They are being downloaded, and nobody waits for that.
+    Coming(PendingBlob),
+    /// Somebody waits for their download.
+    Awaited(Arrival, CallOff),
+    /// Somebody takes them from a base image on this machine.
+    Taken,
+    /// They are all here, and verified.
+    Whole(BlobFile),
+}
+
+/// The images of a build. Several stages may ask at the same time.
 pub(super) struct Images<'a> {
     registry: &'a Registry,
     contexts: NamedContexts,
     interrupt: &'a Interrupt,
-    known: RefCell<HashMap<(String, String), Image>>,
-    pending: RefCell<HashMap<Digest, PendingBlob>>,
-    fetched: RefCell<HashMap<Digest, BlobFile>>,
-    /// Base images on this machine, and which layers are in them.
+    known: Once<(String, String), Image>,
+    /// Of the layers that were asked for, or are in base images on this machine.
+    layers: Mutex<HashMap<Digest, Bytes>>,
+    /// Somebody who waited for the bytes of a layer, or took them, is done with it.
+    settled: Condvar,
+    is_called_off: AtomicBool,
+    /// Base images on this machine.
     bases: Option<&'a Bases>,
-    warm: RefCell<HashMap<Digest, Warm>>,
     /// Of contexts that are directories, by name.
     ignores: HashMap<String, Ignore>,
 }
@@ -90,11 +108,11 @@ impl<'a> Images<'a> {
             registry,
             contexts,
             interrupt,
-            known: RefCell::default(),
-            pending: RefCell::default(),
-            fetched: RefCell::default(),
+            known: Once::default(),
+            layers: Mutex::default(),
+            settled: Condvar::new(),
+            is_called_off: AtomicBool::new(false),
             bases,
-            warm: RefCell::default(),
             ignores,
         })
     }
@@ -123,55 +141,94 @@ impl<'a> Images<'a> {
 
     /// Begins to download these layers.
     pub(super) fn prefetch_layers(&self, layers: &[ImageLayer], dir: &Path) {
+        let mut known = locked(&self.layers);
         for layer in layers {
             let digest = layer.descriptor.digest;
-            let known = self.pending.borrow().contains_key(&digest)
-                || self.fetched.borrow().contains_key(&digest)
-                || self.warm.borrow().contains_key(&digest);
-            if !known && matches!(layer.blob, Blob::Registry(_)) {
-                let pending = self.registry.fetch(layer, dir);
-                self.pending.borrow_mut().insert(digest, pending);
+            if !known.contains_key(&digest) && matches!(layer.blob, Blob::Registry(_)) {
+                known.insert(digest, self.fetch(layer, dir));
             }
         }
+    }
+
+    fn fetch(&self, layer: &ImageLayer, dir: &Path) -> Bytes {
+        Bytes::Coming(self.registry.fetch(layer, dir))
     }
 
     /// The bytes of a layer as far as they are here; their download begins if it has not.
     pub(super) fn source(&self, layer: &ImageLayer, dir: &Path) -> Result<Source, Failure> {
         self.prefetch_layers(std::slice::from_ref(layer), dir);
-        let pending = self.pending.borrow();
-        let arrival = pending.get(&layer.descriptor.digest).map(|it| it.arrival().clone());
-        drop(pending);
-        arrival
-            .map_or_else(|| self.blob(layer, dir).map(Source::Whole), |it| Ok(Source::Coming(it)))
+        let is_download = matches!(layer.blob, Blob::Registry(_));
+        let coming = match locked(&self.layers).get(&layer.descriptor.digest) {
+            Some(Bytes::Coming(pending)) => Some(pending.arrival().clone()),
+            Some(Bytes::Awaited(arrival, _)) => Some(arrival.clone()),
+            Some(Bytes::Warm(_) | Bytes::Taken | Bytes::Whole(_)) | None => None,
+        };
+        // Nothing arrives of what is on this machine.
+        let coming = coming.filter(|_| is_download);
+        coming.map_or_else(|| self.blob(layer, dir).map(Source::Whole), |it| Ok(Source::Coming(it)))
     }
 
     /// The bytes of a layer, verified.
     pub(super) fn blob(&self, layer: &ImageLayer, dir: &Path) -> Result<BlobFile, Failure> {
         let digest = layer.descriptor.digest;
-        if let Some(file) = self.fetched.borrow().get(&digest) {
-            return Ok(file.clone());
-        }
-        if let Some(file) = self.warm_layer(layer, dir) {
-            self.fetched.borrow_mut().insert(digest, file.clone());
-            return Ok(file);
-        }
-        let pending = self.pending.borrow_mut().remove(&digest);
-        let pending = pending.unwrap_or_else(|| self.registry.fetch(layer, dir));
-        let file = pending.wait().map_err(|error| self.failed(&error))?;
-        self.fetched.borrow_mut().insert(digest, file.clone());
-        Ok(file)
-    }
-
-    /// A layer of a base image on this machine. One that is damaged there is downloaded.
-    fn warm_layer(&self, layer: &ImageLayer, dir: &Path) -> Option<BlobFile> {
-        let warm = self.warm.borrow_mut().remove(&layer.descriptor.digest)?;
-        match warm.layer(&layer.descriptor, dir) {
-            Ok(file) => Some(file),
-            Err(error) => {
-                tracing::warn!("a base image in the cache is not used: {error}");
-                None
+        loop {
+            let mut known = locked(&self.layers);
+            if self.is_called_off.load(Ordering::Acquire) {
+                return Err(Failure::new("interrupted"));
+            }
+            match known.remove(&digest) {
+                Some(Bytes::Whole(file)) => {
+                    known.insert(digest, Bytes::Whole(file.clone()));
+                    return Ok(file);
+                }
+                Some(Bytes::Warm(warm)) => {
+                    known.insert(digest, Bytes::Taken);
+                    drop(known);
+                    self.settle(digest, warm_layer(&warm, layer, dir));
+                }
+                Some(Bytes::Coming(pending)) => {
+                    let awaited = Bytes::Awaited(pending.arrival().clone(), pending.call_off());
+                    known.insert(digest, awaited);
+                    drop(known);
+                    let came = pending.wait();
+                    self.settle(digest, came.as_ref().ok().cloned());
+                    return came.map_err(|error| self.failed(&error));
+                }
+                Some(others @ (Bytes::Awaited(..) | Bytes::Taken)) => {
+                    known.insert(digest, others);
+                    drop(self.settled.wait(known).unwrap_or_else(PoisonError::into_inner));
+                }
+                None => drop(known.insert(digest, self.fetch(layer, dir))),
             }
         }
+    }
+
+    /// Tells those who wait for the bytes of a layer. Where there are none, the next one asks for them anew.
+    fn settle(&self, digest: Digest, file: Option<BlobFile>) {
+        let mut known = locked(&self.layers);
+        match file {
+            Some(file) => known.insert(digest, Bytes::Whole(file)),
+            None => known.remove(&digest),
+        };
+        self.settled.notify_all();
+    }
+
+    /// Ends all downloads: the build has failed elsewhere.
+    pub(super) fn call_off(&self) {
+        let mut known = locked(&self.layers);
+        self.is_called_off.store(true, Ordering::Release);
+        known.retain(|_, bytes| !matches!(bytes, Bytes::Coming(_)));
+        for bytes in known.values() {
+            if let Bytes::Awaited(_, download) = bytes {
+                download.call_off();
+            }
+        }
+        self.settled.notify_all();
+    }
+
+    /// The build begins anew, and may download again.
+    pub(super) fn begin_anew(&self) {
+        self.is_called_off.store(false, Ordering::Release);
     }
 
     /// Asks the directory of base images first where that can answer, and else the registry; notes whose
@@ -187,8 +244,9 @@ impl<'a> Images<'a> {
         };
         if let Some(warm) = self.bases.and_then(|bases| bases.find(image.digest())) {
             tracing::info!("Using the base image {reference} in the cache");
+            let mut known = locked(&self.layers);
             for layer in image.layers() {
-                self.warm.borrow_mut().insert(layer.descriptor.digest, warm.clone());
+                known.entry(layer.descriptor.digest).or_insert_with(|| Bytes::Warm(warm.clone()));
             }
         }
         Ok(image)
@@ -199,9 +257,10 @@ impl<'a> Images<'a> {
         let needed = |digest: &Digest| {
             again.iter().flat_map(|image| image.layers()).any(|it| it.descriptor.digest == *digest)
         };
-        for layer in image.layers() {
-            if !needed(&layer.descriptor.digest) {
-                self.fetched.borrow_mut().remove(&layer.descriptor.digest);
+        let mut known = locked(&self.layers);
+        for digest in image.layers().iter().map(|layer| layer.descriptor.digest) {
+            if matches!(known.get(&digest), Some(Bytes::Whole(_))) && !needed(&digest) {
+                known.remove(&digest);
             }
         }
     }
@@ -209,13 +268,15 @@ impl<'a> Images<'a> {
     /// The image with layers that were downloaded anyway as files, unless it goes to the registry
     /// they came from, which has them.
     pub(super) fn with_fetched(&self, image: &Image, outputs: &Outputs) -> Image {
-        let fetched = self.fetched.borrow();
+        let known = locked(&self.layers);
         let mut result = image.clone();
         for layer in image.layers() {
             let Blob::Registry(from) = &layer.blob else { continue };
             let goes_back =
                 outputs.destinations.iter().any(|to| to.repository().registry() == from.registry());
-            if let (Some(file), false) = (fetched.get(&layer.descriptor.digest), goes_back) {
+            if let (Some(Bytes::Whole(file)), false) =
+                (known.get(&layer.descriptor.digest), goes_back)
+            {
                 let file = Blob::File(file.clone());
                 result = result.with_blob(layer.descriptor.digest, &file);
             }
@@ -236,13 +297,18 @@ impl<'a> Images<'a> {
         platform: &Platform,
         load: impl FnOnce() -> Result<Image, Failure>,
     ) -> Result<Image, Failure> {
-        let known = (name, platform.to_string());
-        if let Some(image) = self.known.borrow().get(&known) {
-            return Ok(image.clone());
+        self.known.get_or_make((name, platform.to_string()), load)
+    }
+}
+
+/// A layer of a base image on this machine. One that is damaged there is downloaded.
+fn warm_layer(warm: &Warm, layer: &ImageLayer, dir: &Path) -> Option<BlobFile> {
+    match warm.layer(&layer.descriptor, dir) {
+        Ok(file) => Some(file),
+        Err(error) => {
+            tracing::warn!("a base image in the cache is not used: {error}");
+            None
         }
-        let image = load()?;
-        self.known.borrow_mut().insert(known, image.clone());
-        Ok(image)
     }
 }
 

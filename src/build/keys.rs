@@ -7,6 +7,7 @@ use tracer::Interrupt;
 
 use super::Order;
 use super::ahead::{Fate, Keyed, Place};
+use super::builder::Builder;
 use super::copy_step::context_sources;
 use super::downloads::Downloads;
 use super::images::{Images, NamedContext};
@@ -55,6 +56,32 @@ pub(super) fn known_files(settings: &Settings, context: &Context) -> KnownFiles 
     match settings.place.dir().filter(|_| settings.push) {
         Some(store) => KnownFiles::load(store, &context.dir, settings.now),
         None => KnownFiles::default(),
+    }
+}
+
+impl<'a> Keys<'a> {
+    /// For a build.
+    pub(super) fn of(
+        builder: &'a Builder<'a>,
+        plan: &'a Plan<'a>,
+        downloads: &'a Downloads,
+        known: &'a KnownFiles,
+    ) -> Self {
+        let Builder { order, context, dockerfile, arguments, images, work, .. } = *builder;
+        let (interrupt, latest) = (&builder.interrupt, builder.times.latest);
+        Self {
+            order,
+            context,
+            dockerfile,
+            arguments,
+            plan,
+            images,
+            interrupt,
+            work,
+            latest,
+            downloads,
+            known,
+        }
     }
 }
 
@@ -163,6 +190,7 @@ impl Keys<'_> {
             },
         };
         point.config.config.on_build.clear();
+        point.scope.begin_stage(&point.config.config.env);
         point
     }
 

@@ -129,7 +129,7 @@ pub(super) struct Gathered {
 impl Stages<'_, '_> {
     /// Takes what a step changed into the image: as a layer, or into the one of the whole stage.
     pub(super) fn take(
-        &mut self,
+        &self,
         difference: Difference,
         fold: &mut Fold,
     ) -> Result<Option<ImageLayer>, Failure> {
@@ -150,7 +150,7 @@ impl Stages<'_, '_> {
     }
 
     /// The one layer of a stage, which belongs to its last step that could have one.
-    pub(super) fn take_gathered(&mut self, fold: &mut Fold) -> Result<(), Failure> {
+    pub(super) fn take_gathered(&self, fold: &mut Fold) -> Result<(), Failure> {
         let Some(gathered) = fold.gathered.take() else { return Ok(()) };
         let suspects = Suspects::Only { paths: gathered.paths, trees: Vec::new() };
         let difference = fold
@@ -172,7 +172,7 @@ impl Stages<'_, '_> {
     }
 
     /// The layer and the history line of a step.
-    pub(super) fn record(&mut self, step: &Step, layer: Option<ImageLayer>, fold: &mut Fold) {
+    pub(super) fn record(&self, step: &Step, layer: Option<ImageLayer>, fold: &mut Fold) {
         let empty_layer = layer.is_none();
         if let Some(layer) = layer {
             self.send(&layer, fold);
@@ -190,7 +190,7 @@ impl Stages<'_, '_> {
     }
 
     /// Packs a difference and takes it into the index.
-    fn pack(&mut self, mut difference: Difference, fold: &mut Fold) -> Result<ImageLayer, Failure> {
+    fn pack(&self, mut difference: Difference, fold: &mut Fold) -> Result<ImageLayer, Failure> {
         let ignored = &self.builder.order.layers.ignored;
         let left_out = if ignored.is_empty() {
             Difference::default()

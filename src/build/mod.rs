@@ -12,6 +12,8 @@
 
 mod add_step;
 mod ahead;
+mod at_once;
+mod between;
 mod builder;
 mod by_content;
 mod by_reads;
@@ -26,6 +28,7 @@ mod keys;
 mod layers;
 mod logins;
 mod needs;
+mod once;
 mod outline;
 mod own_root;
 mod publish;
@@ -44,8 +47,10 @@ mod verdict;
 mod work;
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use tracer::Interrupt;
 use tracing::field::Empty;
@@ -59,6 +64,7 @@ use crate::registry::{Registry, RegistryError, Settings};
 use crate::report::{ExitStatus, Failure, in_span};
 use crate::rootfs::{self, Chosen};
 
+use between::Between;
 use builder::Builder;
 use images::Images;
 pub use images::{NamedContext, NamedContexts};
@@ -70,6 +76,7 @@ pub use publish::{Built, Outputs};
 use room::Room;
 pub use run_mounts::MountSources;
 pub use shared_caches::SharedCaches;
+use shared_caches::UsedCaches;
 use stage::Stages;
 pub use tracers::StepTracer;
 use tracers::Tracers;
@@ -112,6 +119,8 @@ pub struct Order {
     pub hostname: String,
     /// Where they run.
     pub isolation: rootfs::Choice,
+    /// How many independent stages are built at the same time, if that was said.
+    pub parallel_stages: Option<NonZero<usize>>,
     /// Go on in place without a container.
     pub force: bool,
     /// The directory to work in; made if it is missing.
@@ -129,7 +138,7 @@ pub struct Order {
     /// The time of the build, RFC 3339.
     pub created: String,
     /// Is told where the build keeps its files, so that whoever ends the process can remove them.
-    pub work_dir: std::sync::Arc<std::sync::OnceLock<PathBuf>>,
+    pub work_dir: std::sync::Arc<OnceLock<PathBuf>>,
 }
 
 /// Shows a plan to a person.
@@ -256,7 +265,7 @@ fn run(
             rootfs::Isolation::InPlace => Path::new("/"),
         };
         let by_reads = order.cache.as_ref().is_some_and(|cache| cache.by_reads);
-        Tracers::probe(order.watch, &order.step_tracers, by_reads, root)?
+        Tracers::probe(order.watch, &order.step_tracers, by_reads, order.strict, root)?
     };
     tracers.check(&plan)?;
     let cache = order.cache.as_ref().filter(|_| !order.layers.single);
@@ -268,6 +277,7 @@ fn run(
         let repositories = repositories(&order.outputs.destinations);
         registry.expect_push(&cache.pushed_last(&repositories, &order.platform));
     }
+    let (found, caches) = (OnceLock::new(), UsedCaches::default());
     let builder = Builder {
         order,
         context,
@@ -278,12 +288,13 @@ fn run(
         images: &images,
         isolation: chosen.isolation,
         tracers: &tracers,
-        interrupt,
+        interrupt: interrupt.clone(),
         work,
         times,
         cache: cache.as_ref(),
-        found: std::cell::OnceCell::new(),
-        caches: shared_caches::UsedCaches::default(),
+        most_at_once: at_once::most(order.parallel_stages, chosen.isolation),
+        found: &found,
+        caches: &caches,
     };
     let built = with_cache(&builder, || whole(&builder, &plan));
     if built.is_err() {
@@ -331,14 +342,14 @@ fn with_cache(
 
 fn whole(builder: &Builder<'_>, plan: &Plan<'_>) -> Result<Built, Failure> {
     let Builder { order, registry, images, work, .. } = *builder;
-    let mut stages = Stages::new(builder, plan)?;
+    let between = Between::look(builder, plan);
     builder.make_way()?;
-    let image = stages.build_all()?;
+    let image = Stages { builder, plan, between: &between }.build_all()?;
     let mut config = image.config().clone();
     config.created = Some(builder.times.created.clone());
     // As with Docker, annotations of the base speak of the base.
     let image = image.with_config(config).with_annotations(order.outputs.annotations.clone());
-    let uploads = stages.into_uploads();
+    let uploads = between.into_uploads();
     let exports = builder.exports();
     let published = std::thread::scope(|scope| {
         // The trees have done their duty, and large ones take a while to go. Where they do not, the end

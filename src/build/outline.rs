@@ -40,7 +40,8 @@ pub(super) fn outline(
             Base::Stage(number) => ended.get(number).cloned(),
             Base::Scratch | Base::Image(..) => None,
         };
-        let (image, scope) = start.unwrap_or_else(|| start_of(stage, plan, arguments));
+        let (image, mut scope) = start.unwrap_or_else(|| start_of(stage, plan, arguments));
+        scope.begin_stage(&image.config().config.env);
         let (mut steps, end) = steps(stage, file, images, image, scope)?;
         if let Some(looked) = looked {
             looked.tell(stage, &mut steps);

@@ -7,8 +7,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use super::Order;
+use super::between::{Finished, write};
 use super::builder::Builder;
-use super::stage::{Finished, Stages};
+use super::stage::Stages;
 use super::tree::{copy_tree, move_tree};
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::{Choice, Exclusions, Isolation, Rootfs};
@@ -116,12 +117,12 @@ fn put_back(found: &Found) -> Result<(), Failure> {
 
 impl Stages<'_, '_> {
     /// Leaves the files of the result at `/`, where `last` is what was built last, and something else.
-    pub(super) fn materialize(&mut self, last: Finished) -> Result<(), Failure> {
+    pub(super) fn materialize(&self, last: Finished) -> Result<(), Failure> {
         drop(last);
         self.builder.clean_up()?;
         let gone = || Failure::new("the files of the result are gone");
-        let result = self.finished.get_mut(&self.plan.result).ok_or_else(gone)?;
-        let tree = result.rootfs.take().ok_or_else(gone)?;
+        let result = self.between.finished(self.plan.result).ok_or_else(gone)?;
+        let tree = write(&result.tree).rootfs.take().ok_or_else(gone)?;
         move_tree(&tree, Path::new("/")).map(drop)
     }
 }

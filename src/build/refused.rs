@@ -42,6 +42,7 @@ fn walk(
 ) -> Option<Ended> {
     let mut config = image.config().clone();
     config.config.on_build.clear();
+    scope.begin_stage(&config.config.env);
     let mut command_is_own = false;
     for (place, instruction) in stage.instructions.iter().enumerate() {
         let scope: &mut Scope = &mut scope;

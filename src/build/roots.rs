@@ -1,9 +1,10 @@
 //! The trees that stages start from, and what is kept of them for later stages.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::between::{Finished, read, write};
 use super::needs::{Need, need};
-use super::stage::{Finished, Stages, shown};
+use super::stage::{Stages, gone, shown};
 use super::tree::{copy_tree, move_tree, outline_tree};
 use crate::image::{Digest, Image};
 use crate::plan::{Base, PlannedStage};
@@ -13,7 +14,7 @@ use crate::rootfs::{Exclusions, Isolation, Rootfs};
 impl Stages<'_, '_> {
     /// The tree that a stage starts from, and how many layers of its image are in it.
     pub(super) fn root(
-        &mut self,
+        &self,
         stage: &PlannedStage<'_>,
         why: &str,
     ) -> Result<(Rootfs, usize), Failure> {
@@ -21,7 +22,7 @@ impl Stages<'_, '_> {
             Base::Stage(number) => self.root_of_stage(stage, *number),
             Base::Scratch => Ok((self.fresh_root(stage)?, 0)),
             Base::Image(image, name) => {
-                if let Some(prepared) = self.prepared.remove(&stage.number) {
+                if let Some(prepared) = self.between.take_prepared(stage.number) {
                     tracing::info!("{name} is there already");
                     return Ok((prepared, image.layers().len()));
                 }
@@ -48,7 +49,7 @@ impl Stages<'_, '_> {
 
     /// Trees of later stages that start from the same image, while nothing has changed this one.
     fn prepare(
-        &mut self,
+        &self,
         stage: &PlannedStage<'_>,
         image: &Image,
         rootfs: &Rootfs,
@@ -61,10 +62,10 @@ impl Stages<'_, '_> {
         let later = self.plan.stages.iter().skip_while(|it| it.number != stage.number).skip(1);
         for later in later {
             let Base::Image(other, _) = &later.base else { continue };
-            let known = self.prepared.contains_key(&later.number);
-            if ids(other) != wanted || known || !self.ahead.needs_tree(later.number) {
+            if ids(other) != wanted || !self.between.ahead.needs_tree(later.number) {
                 continue;
             }
+            let Some(claim) = self.between.claim(later.number) else { continue };
             let to = || self.builder.work.root(&later.number.to_string());
             let prepared = match (self.need(later), self.builder.isolation) {
                 (Need::Outline, _) => {
@@ -81,12 +82,12 @@ impl Stages<'_, '_> {
                 }
                 (Need::Nothing | Need::Files, _) => continue,
             };
-            self.prepared.insert(later.number, prepared);
+            claim.fulfil(prepared);
         }
         Ok(())
     }
 
-    fn fresh_root(&mut self, stage: &PlannedStage<'_>) -> Result<Rootfs, Failure> {
+    fn fresh_root(&self, stage: &PlannedStage<'_>) -> Result<Rootfs, Failure> {
         if self.builds_over_slash(stage) {
             self.free_slash()?;
             return Rootfs::occupied(Path::new("/"), self.builder.exclusions()?)
@@ -110,96 +111,86 @@ impl Stages<'_, '_> {
     }
 
     /// `FROM` an earlier stage: its tree itself where nobody else needs it, else a copy.
-    pub(super) fn root_of_stage(
-        &mut self,
+    fn root_of_stage(
+        &self,
         stage: &PlannedStage<'_>,
         below: usize,
     ) -> Result<(Rootfs, usize), Failure> {
-        let image = self.finished.get(&below).map(|below| below.image.clone());
-        let layers = image.as_ref().map_or(&[][..], Image::layers);
-        if self.finished.get(&below).is_some_and(|below| below.rootfs.is_none()) {
+        let finished = self.finished(below)?;
+        let layers = finished.image.layers();
+        if read(&finished.tree).rootfs.is_none() {
             let mut rootfs = self.fresh_root(stage)?;
             self.builder.images.prefetch_layers(layers, &self.builder.work.blobs());
             self.builder.unpack(layers, &mut rootfs)?;
             return Ok((rootfs, layers.len()));
         }
         self.lay_out_finished(below)?;
-        let rootfs = self.whole_root_of(stage, below)?;
+        let rootfs = self.whole_root_of(stage, below, &finished)?;
         Ok((rootfs, layers.len()))
     }
 
-    fn whole_root_of(&mut self, stage: &PlannedStage<'_>, below: usize) -> Result<Rootfs, Failure> {
-        let shared = self.is_needed_after(below, stage.number);
-        let missing = || Failure::new(format!("the files of stage {below} are gone"));
+    fn whole_root_of(
+        &self,
+        stage: &PlannedStage<'_>,
+        below: usize,
+        finished: &Finished,
+    ) -> Result<Rootfs, Failure> {
         let over_slash = self.builds_over_slash(stage);
-        let entry = self.finished.get_mut(&below).ok_or_else(missing)?;
-        if !shared && entry.rootfs.as_ref().is_some_and(|root| is_slash(root) == over_slash) {
-            return entry.rootfs.take().ok_or_else(missing);
+        if !self.between.is_needed_beside(self.plan, below, stage.number) {
+            let is_there = |root: &mut Rootfs| is_slash(root) == over_slash;
+            if let Some(rootfs) = write(&finished.tree).rootfs.take_if(is_there) {
+                return Ok(rootfs);
+            }
         }
-        if over_slash {
-            self.free_slash()?;
-        }
-        let source = self.finished.get(&below).and_then(|below| below.rootfs.as_ref());
-        let source = source.ok_or_else(missing)?;
-        let (to, exclusions) = if over_slash {
-            (PathBuf::from("/"), self.builder.exclusions()?)
-        } else {
-            (self.builder.work.root(&stage.number.to_string())?, Exclusions::default())
+        // Directories above mounts are still there.
+        let occupied = if over_slash { Some(self.fresh_root(stage)?) } else { None };
+        let tree = read(&finished.tree);
+        let source = tree.rootfs.as_ref().ok_or_else(|| gone(below))?;
+        let Some(occupied) = occupied else {
+            let to = self.builder.work.root(&stage.number.to_string())?;
+            return copy_tree(source, &to, Exclusions::default());
         };
-        copy_tree(source, &to, exclusions)
-    }
-
-    /// Whether a stage after `number` in the plan still needs the files of stage `which`.
-    pub(super) fn is_needed_after(&self, which: usize, number: usize) -> bool {
-        let place = self.plan.stages.iter().position(|stage| stage.number == number);
-        let later = self.plan.stages.iter().skip(place.map_or(0, |place| place + 1));
-        let source = self.plan.stages.iter().find(|stage| stage.number == which);
-        let Some(source) = source else { return false };
-        let own = source.copied_by.contains(&number);
-        own || source.kept
-            || later.into_iter().any(|stage| {
-                source.copied_by.contains(&stage.number)
-                    || (source.base_of.contains(&stage.number)
-                        && need(self.plan, stage) != Need::Nothing)
-            })
+        let copy = copy_tree(source, Path::new("/"), self.builder.exclusions()?)?;
+        Ok(copy.with_foreign(occupied.index()))
     }
 
     /// Keeps what later stages need of a stage that is built. In place the root has to be free for
     /// the next one, unless that goes on from here.
     pub(super) fn keep(
-        &mut self,
+        &self,
         stage: &PlannedStage<'_>,
-        mut finished: Finished,
-        next: &PlannedStage<'_>,
+        finished: Finished,
+        next: Option<&PlannedStage<'_>>,
     ) -> Result<(), Failure> {
-        if let Some(mut rootfs) = finished.rootfs.take() {
-            let needed = self.is_needed_after(stage.number, stage.number);
-            let goes_on = matches!(next.base, Base::Stage(below) if below == stage.number)
-                && need(self.plan, next) != Need::Nothing
-                && !self.is_needed_after(stage.number, next.number);
+        let (number, plan) = (stage.number, self.plan);
+        let is_needed = |by| self.between.is_needed_beside(plan, number, by);
+        let mut tree = write(&finished.tree);
+        if let Some(mut rootfs) = tree.rootfs.take() {
+            let needed = is_needed(number);
+            let goes_on = next.is_some_and(|next| {
+                matches!(next.base, Base::Stage(below) if below == number)
+                    && need(plan, next) != Need::Nothing
+                    && !is_needed(next.number)
+            });
             if is_slash(&rootfs) && !goes_on {
                 if needed {
-                    let to = self.builder.work.root(&stage.number.to_string())?;
-                    let kept = move_tree(&rootfs, &to)?;
-                    finished.rootfs = Some(kept);
+                    let to = self.builder.work.root(&number.to_string())?;
+                    tree.rootfs = Some(move_tree(&rootfs, &to)?);
                 }
                 tracing::info!("Deleting filesystem...");
                 rootfs.wipe().could_not(|| "free the root for the next stage".to_owned())?;
             } else if needed {
-                finished.rootfs = Some(rootfs);
-            } else {
+                tree.rootfs = Some(rootfs);
+            } else if number != plan.result {
+                // Those of the result go while it is pushed.
                 rootfs.wipe().could_not(|| "remove the files of the stage".to_owned())?;
             }
         }
+        drop(tree);
+        self.between.finish(number, finished);
         if let Base::Image(image, _) = &stage.base {
-            let later = self.plan.stages.iter().skip_while(|it| it.number != stage.number).skip(1);
-            let again = later.into_iter().filter_map(|it| match &it.base {
-                Base::Image(image, _) => Some(&**image),
-                Base::Scratch | Base::Stage(_) => None,
-            });
-            self.builder.images.forget(image, &again.collect::<Vec<_>>());
+            self.builder.images.forget(image, &self.between.bases_to_come(plan));
         }
-        self.finished.insert(stage.number, finished);
         Ok(())
     }
 }

@@ -63,7 +63,7 @@ const AGENT_VARIABLE: &str = "SSH_AUTH_SOCK";
 impl<'a> Stages<'a, '_> {
     /// Everything that a step is to see besides its root.
     pub(super) fn mounts(
-        &mut self,
+        &self,
         mounts: &[RunMount],
         env: &[(String, String)],
     ) -> Result<Mounts<'a>, Failure> {
@@ -215,7 +215,7 @@ impl<'a> Stages<'a, '_> {
         }
         let store = CacheStore::new(&self.builder.order.mounts.caches);
         let mut opened = Opened::Here;
-        let dir = store.open(key, *sharing, in_place, self.builder.interrupt, |path| {
+        let dir = store.open(key, *sharing, in_place, &self.builder.interrupt, |path| {
             opened = self.builder.import(key, path).map_err(Failing)?;
             match (from, &opened) {
                 (Some(from), Opened::New) if mode.is_none() && owner.is_none() => {
@@ -232,7 +232,7 @@ impl<'a> Stages<'a, '_> {
     /// What a cache begins with.
     fn fill(&self, from: &Origin, to: &Path) -> Result<(), Failing> {
         let sources = self.sources(from).map_err(Failing)?;
-        copy_whole(&sources, to, self.builder.interrupt).map_err(Failing)
+        copy_whole(&sources, to, &self.builder.interrupt).map_err(Failing)
     }
 
     /// What tells the beginning of a cache from others: the content of an image, the instructions of a
@@ -241,14 +241,12 @@ impl<'a> Stages<'a, '_> {
         let image = match from {
             Origin::Context => return Ok("the build context".to_owned()),
             Origin::Scratch => return Ok("nothing".to_owned()),
-            Origin::Stage(number) => match self.finished.get(number) {
-                Some(finished) => {
-                    let history = finished.image.config().history.iter();
-                    let lines = history.filter_map(|line| line.created_by.as_deref());
-                    return Ok(format!("stage {}", lines.collect::<Vec<_>>().join("\n")));
-                }
-                None => return Err(Failure::new(format!("stage {number} is not built yet"))),
-            },
+            Origin::Stage(number) => {
+                let finished = self.finished(*number)?;
+                let history = finished.image.config().history.iter();
+                let lines = history.filter_map(|line| line.created_by.as_deref());
+                return Ok(format!("stage {}", lines.collect::<Vec<_>>().join("\n")));
+            }
             Origin::Image(reference) => {
                 self.builder.images.image(reference, &self.builder.order.platform)?
             }

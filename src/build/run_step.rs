@@ -1,5 +1,7 @@
 //! RUN: what it may have changed becomes a difference, held against a walk where that is asked for.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use snapshot::{Difference, ImagePath, Suspects};
@@ -16,7 +18,7 @@ use crate::step::{Runner, make_workdir, run};
 
 impl Stages<'_, '_> {
     pub(super) fn run(
-        &mut self,
+        &self,
         step: &RunStep,
         ready: &Step,
         (stage, text): (&PlannedStage<'_>, &str),
@@ -33,23 +35,23 @@ impl Stages<'_, '_> {
         let made = make_own_dir(&step.dir, fold.root()?)?;
         let number = fold.number;
         let (rootfs, marks) = fold.root_and_marks()?;
-        let scratch = builder.work.scratch();
         let watcher = builder.tracers.of(stage, number, text, rootfs);
         if let Some(why) = &watcher.why {
             tracing::info!("This step: {} ({why})", watcher.tracer.name());
         }
         let reads = self.is_recorded(stage, number - 1);
+        let caches: BTreeSet<PathBuf> = mounts.caches().map(Path::to_owned).collect();
+        let scratch = builder.work.scratch_of(stage.number)?;
         let runner = Runner {
             tracer: watcher.tracer,
             isolation: builder.isolation,
-            interrupt: builder.interrupt,
+            interrupt: &builder.interrupt,
             scratch: &scratch,
             event_budget: if reads { u64::MAX } else { watcher.event_budget },
             strict: builder.order.strict,
             reads,
             hostname: &builder.order.hostname,
         };
-        builder.work.restore()?;
         let running = Stopwatch::start();
         let ran = run(&runner, rootfs, marks, step, &who, mounts).map_err(|error| {
             let program = step.argv.first().map_or("", String::as_str);
@@ -68,7 +70,7 @@ impl Stages<'_, '_> {
             let hint = denied_hint(&ran.outcome.denied, &stage.label, number);
             return Err(hint.into_iter().fold(failure, Failure::hint));
         }
-        builder.caches.step_succeeded();
+        builder.caches.step_succeeded(&caches);
         for program in &ran.outcome.denied.programs {
             tracing::warn!(
                 "{} ran without the rights that its file gives: ptrace watched. If it needs them, \

@@ -7,9 +7,10 @@
 //! write wins. A cache is a convenience, so nothing about this ends a build: what cannot be fetched is an
 //! empty cache and a warning.
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use snapshot::{Change, Difference, Entry, ImagePath, Index, Kind, Suspects};
@@ -17,6 +18,7 @@ use tracer::Interrupt;
 
 use super::builder::Builder;
 use super::layers::layer;
+use super::once::locked;
 use super::work::WorkDir;
 use crate::cache::{MountImage, mount_tag};
 use crate::image::{Flavor, Image, ImageLayer, Platform, Reference, Repository};
@@ -63,23 +65,45 @@ struct Used {
     begun: Option<Begun>,
     /// What a cache was that was here already.
     here: Option<Index>,
-    /// Whether the last step that used it succeeded.
-    sound: bool,
+    /// How many steps use it, or have failed with it.
+    open: usize,
+    /// Whether a step that used it in an earlier attempt of this build did not succeed.
+    unsound: bool,
+}
+
+impl Used {
+    /// Whether the last steps that used it succeeded.
+    fn is_sound(&self) -> bool {
+        self.open == 0 && !self.unsound
+    }
 }
 
 /// The caches that this build uses.
 #[derive(Default)]
 pub(super) struct UsedCaches {
     /// By their directories.
-    all: RefCell<BTreeMap<PathBuf, Used>>,
+    all: Mutex<BTreeMap<PathBuf, Used>>,
     /// Whether the repository did not answer in time: then nothing is sent there either.
-    silent: Cell<bool>,
+    silent: AtomicBool,
 }
 
 impl UsedCaches {
-    /// A step succeeded: what it left behind is worth sharing.
-    pub(super) fn step_succeeded(&self) {
-        self.all.borrow_mut().values_mut().for_each(|used| used.sound = true);
+    /// A step succeeded with these caches: what it left behind is worth sharing, unless another one is at it.
+    pub(super) fn step_succeeded<'d>(&self, dirs: impl IntoIterator<Item = &'d PathBuf>) {
+        let mut all = locked(&self.all);
+        for dir in dirs {
+            if let Some(used) = all.get_mut(dir) {
+                used.open = used.open.saturating_sub(1);
+                used.unsound &= used.open > 0;
+            }
+        }
+    }
+
+    /// The build begins anew: no step is at any of them.
+    pub(super) fn begin_anew(&self) {
+        for used in locked(&self.all).values_mut() {
+            used.unsound |= std::mem::take(&mut used.open) > 0;
+        }
     }
 }
 
@@ -99,7 +123,12 @@ impl Builder<'_> {
     /// # Errors
     /// The directory is neither filled nor empty.
     pub(super) fn import(&self, key: &CacheKey, dir: &Path) -> Result<Opened, Failure> {
-        let shared = self.order.mounts.shared.as_ref().filter(|_| !self.caches.silent.get());
+        let shared = self
+            .order
+            .mounts
+            .shared
+            .as_ref()
+            .filter(|_| !self.caches.silent.load(Ordering::Relaxed));
         let Some(shared) = shared else { return Ok(Opened::New) };
         let (image, said) = match self.pull_cache(shared, key) {
             Ok(Some(pulled)) => pulled,
@@ -147,7 +176,7 @@ impl Builder<'_> {
         let image = match self.registry.pull_within(shared.wait, &name, platform) {
             Err(error) if error.is_not_found() => return Ok(None),
             Err(error @ RegistryError::Late(_)) => {
-                self.caches.silent.set(true);
+                self.caches.silent.store(true, Ordering::Relaxed);
                 return Err(format!("{error}; no cache is shared by this build (--cache-timeout)"));
             }
             pulled => pulled.map_err(|error| error.to_string())?,
@@ -164,11 +193,11 @@ impl Builder<'_> {
         if self.order.mounts.shared.is_none() {
             return;
         }
-        let mut all = self.caches.all.borrow_mut();
-        if let (Opened::Here, Some(used)) = (&opened, all.get_mut(&dir.path)) {
-            used.sound = false;
+        if let (Opened::Here, Some(used)) = (&opened, locked(&self.caches.all).get_mut(&dir.path)) {
+            used.open += 1;
             return;
         }
+        let is_first = !matches!(opened, Opened::Here);
         let (begun, here) = match opened {
             Opened::New => (None, None),
             Opened::Imported(begun) => (Some(*begun), None),
@@ -182,17 +211,28 @@ impl Builder<'_> {
                 (None, settled.ok())
             }
         };
-        all.insert(dir.path.clone(), Used { key: dir.key.clone(), begun, here, sound: false });
+        let mut all = locked(&self.caches.all);
+        // A stage beside this one may have noted it meanwhile; who made the cache knows best what it was.
+        let known = all.get(&dir.path);
+        let (open, unsound) = known.map_or((0, false), |used| (used.open, used.unsound));
+        if is_first || known.is_none() {
+            let used = Used { key: dir.key.clone(), begun, here, open, unsound };
+            all.insert(dir.path.clone(), used);
+        }
+        if let Some(used) = all.get_mut(&dir.path) {
+            used.open += 1;
+        }
     }
 
     /// The caches that are to go to the repository: those that no step failed with. Each is answered once.
     pub(super) fn exports(&self) -> Exports<'_> {
         let wanted = self.order.mounts.shared.as_ref().filter(|shared| shared.push);
-        let wanted = wanted.filter(|_| !self.caches.silent.get());
-        let used = std::mem::take(&mut *self.caches.all.borrow_mut());
+        let wanted = wanted.filter(|_| !self.caches.silent.load(Ordering::Relaxed));
+        let used = std::mem::take(&mut *locked(&self.caches.all));
         let (created, platform) = (&self.order.created, &self.order.platform);
-        let (registry, work, interrupt) = (self.registry, self.work, self.interrupt);
-        let caches = used.into_iter().filter(|(_, used)| used.sound).collect();
+        let (registry, work) = (self.registry, self.work);
+        let interrupt = self.interrupt.clone();
+        let caches = used.into_iter().filter(|(_, used)| used.is_sound()).collect();
         Exports { caches, wanted, registry, work, platform, created, interrupt }
     }
 }
@@ -210,7 +250,7 @@ pub(super) struct Exports<'a> {
     work: &'a WorkDir,
     platform: &'a Platform,
     created: &'a str,
-    interrupt: &'a Interrupt,
+    interrupt: Interrupt,
 }
 
 /// What has to be sent of a cache.

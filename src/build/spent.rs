@@ -38,7 +38,7 @@ impl fmt::Display for Spent {
     }
 }
 
-/// CPU time of the executor, all threads together.
+/// CPU time of the executor, all threads together: those of stages that are built at the same time, too.
 fn own_cpu() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     let whole = Duration::from_secs(time.tv_sec.unsigned_abs());

@@ -1,124 +1,76 @@
 //! Stages: a base, then step after step.
 
-use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
 
 use tracer::Marks;
 use tracing::field::Empty;
 
-use super::ahead::Ahead;
+use super::ahead::Again;
+use super::at_once::{Schedule, name_of};
+use super::between::{Between, Finished, KeptTree};
 use super::builder::Builder;
 use super::by_content::ByContent;
 use super::by_reads::Contents;
-use super::downloads::Downloads;
-use super::keys::{Keys, known_files};
+use super::keys::Keys;
 use super::layers::{Gathered, flavor_for};
 use super::needs::touches_root;
 use super::repositories;
 use crate::cache::{Lineage, ReadSet};
 use crate::dockerfile::Instruction;
 use crate::image::{Digest, Flavor, Image, ImageLayer};
-use crate::plan::{Action, Base, Plan, PlannedStage, Scope, step};
-use crate::registry::PendingUpload;
-use crate::report::{Failure, in_span};
+use crate::plan::{Action, Base, Key, Plan, PlannedStage, Scope, step};
+use crate::report::{Failure, in_span, label, labelled};
 use crate::rootfs::Rootfs;
-use crate::step::KnownFiles;
 
-/// A stage that is built.
-pub(super) struct Finished {
-    pub(super) image: Image,
-    /// Its tree, while a later stage may need it.
-    pub(super) rootfs: Option<Rootfs>,
-    /// How many layers of the image are in the tree.
-    pub(super) on_disk: usize,
-    pub(super) lineage: Lineage,
-    by_content: ByContent,
-    /// The variables at its end, which a stage that starts from it begins with.
-    scope: Scope,
-}
-
-/// The fold over the stages.
+/// The fold over the stages, as one of them sees it.
+#[derive(Clone, Copy)]
 pub(super) struct Stages<'a, 'p> {
     pub(super) builder: &'a Builder<'a>,
     pub(super) plan: &'p Plan<'p>,
-    pub(super) finished: HashMap<usize, Finished>,
-    /// Trees of images that files are copied from.
-    pub(super) foreign: HashMap<String, Rootfs>,
-    /// Trees of stages that start from the image of an earlier one.
-    pub(super) prepared: HashMap<usize, Rootfs>,
-    /// Files of the web that were fetched, by URL.
-    pub(super) downloads: Downloads,
-    known: KnownFiles,
-    pub(super) ahead: Ahead,
-    uploads: Vec<PendingUpload>,
+    pub(super) between: &'a Between,
 }
 
-impl<'a, 'p> Stages<'a, 'p> {
-    pub(super) fn new(builder: &'a Builder<'a>, plan: &'p Plan<'p>) -> Result<Self, Failure> {
-        let (finished, foreign, uploads) = (HashMap::new(), HashMap::new(), Vec::new());
-        let (downloads, ahead) = (Downloads::default(), Ahead::nothing(plan));
-        let known =
-            builder.cache.map(|it| known_files(it.settings(), builder.context)).unwrap_or_default();
-        let prepared = HashMap::new();
-        let mut stages =
-            Self { builder, plan, finished, foreign, prepared, downloads, known, ahead, uploads };
-        if let Some(cache) = builder.cache {
-            stages.ahead = Ahead::look(&stages.keys(), cache);
-            stages.look_up_by_reads();
-        }
-        for stage in plan.stages.iter().filter(|stage| stages.ahead.needs_tree(stage.number)) {
-            if let Base::Image(image, _) = &stage.base {
-                builder.images.prefetch(image, &builder.work.blobs());
-            }
-        }
-        Ok(stages)
-    }
-
+impl Stages<'_, '_> {
     pub(super) fn keys(&self) -> Keys<'_> {
-        let Builder { order, context, dockerfile, arguments, images, interrupt, work, .. } =
-            *self.builder;
-        let (latest, plan, downloads) = (self.builder.times.latest, self.plan, &self.downloads);
-        Keys {
-            order,
-            context,
-            dockerfile,
-            arguments,
-            plan,
-            images,
-            interrupt,
-            work,
-            latest,
-            downloads,
-            known: &self.known,
-        }
+        let Between { downloads, known, .. } = self.between;
+        Keys::of(self.builder, self.plan, downloads, known)
     }
 
-    /// The uploads that were begun.
-    pub(super) fn into_uploads(self) -> Vec<PendingUpload> {
-        self.uploads
+    /// A stage that is built before this one.
+    pub(super) fn finished(&self, number: usize) -> Result<Arc<Finished>, Failure> {
+        let missing = || Failure::new(format!("stage {number} is needed before it is built"));
+        self.between.finished(number).ok_or_else(missing)
     }
 
-    /// Builds all stages, in the plan's order; answers the image of the one that was asked for.
-    pub(super) fn build_all(&mut self) -> Result<Image, Failure> {
+    /// Builds all stages; answers the image of the one that was asked for.
+    pub(super) fn build_all(self) -> Result<Image, Failure> {
         let all = self.plan.stages.iter();
-        let (stages, left): (Vec<_>, Vec<_>) = all.partition(|it| self.ahead.wants(it.number));
+        let (stages, left): (Vec<_>, Vec<_>) =
+            all.partition(|it| self.between.ahead.wants(it.number));
         for stage in left {
             tracing::info!("Stage {} is not needed: what is copied from it is cached", stage.label);
         }
-        let count = stages.len();
+        let schedule = Schedule::new(self.plan, &stages);
+        let most = self.builder.most_at_once;
+        if most == 1 || !schedule.is_any_independent() {
+            return self.build_in_turn(&stages);
+        }
+        tracing::info!("Independent stages are built at the same time, at most {most}");
+        self.build_at_once(&stages, schedule, most)?;
+        Ok(self.finished(self.plan.result)?.image.clone())
+    }
+
+    /// In the plan's order.
+    fn build_in_turn(self, stages: &[&PlannedStage<'_>]) -> Result<Image, Failure> {
         let mut result = None;
         for (place, stage) in stages.iter().enumerate() {
-            if count > 1 {
-                tracing::info!("Building stage {} ({} of {count})", stage.label, place + 1);
-            }
+            let finished = self.build_one(stage, place, stages.len())?;
             let wanted = stage.number == self.plan.result;
-            let span =
-                tracing::info_span!("stage", kaniko.stage = stage.label.as_str(), error = Empty);
-            let finished = in_span(span, || self.build(stage, wanted))?;
             if wanted {
                 result = Some(finished.image.clone());
             }
             match stages.get(place + 1) {
-                Some(next) => self.keep(stage, finished, next)?,
+                Some(next) => self.keep(stage, finished, Some(next))?,
                 None if self.builder.order.own_root.materialize && !wanted => {
                     self.materialize(finished)?;
                 }
@@ -128,7 +80,22 @@ impl<'a, 'p> Stages<'a, 'p> {
         result.ok_or_else(|| Failure::new("the Dockerfile has no stage"))
     }
 
-    fn build(&mut self, stage: &PlannedStage<'_>, last: bool) -> Result<Finished, Failure> {
+    /// Builds the stage at this place among those that are built.
+    pub(super) fn build_one(
+        self,
+        stage: &PlannedStage<'_>,
+        place: usize,
+        count: usize,
+    ) -> Result<Finished, Failure> {
+        if count > 1 {
+            tracing::info!("Building stage {} ({} of {count})", stage.label, place + 1);
+        }
+        let span = tracing::info_span!("stage", kaniko.stage = stage.label.as_str(), error = Empty);
+        in_span(span, || self.build(stage, stage.number == self.plan.result))
+    }
+
+    fn build(&self, stage: &PlannedStage<'_>, last: bool) -> Result<Finished, Failure> {
+        self.between.begin(stage.number);
         let image = self.base_image(stage)?;
         let image = if last { self.in_format(image)? } else { image };
         let image = self.in_flavor(image)?;
@@ -138,14 +105,17 @@ impl<'a, 'p> Stages<'a, 'p> {
             config.config.labels.extend(self.builder.order.outputs.labels.clone());
         }
         let below = match &stage.base {
-            Base::Stage(number) => self.finished.get(number),
+            Base::Stage(number) => Some(self.finished(*number)?),
             Base::Scratch | Base::Image(..) => None,
         };
+        let below = below.as_deref();
         let inherited = below.map(|below| below.scope.clone());
         let lineage = below.map_or_else(Lineage::start, |below| below.lineage);
         let by_content = below.map_or(ByContent::Same, |below| below.by_content);
         let (arguments, globals) = (self.builder.arguments, self.builder.globals);
-        let scope = inherited.unwrap_or_else(|| Scope::new(arguments, globals, &config.config.env));
+        let env = &config.config.env;
+        let mut scope = inherited.unwrap_or_else(|| Scope::new(arguments, globals, env));
+        scope.begin_stage(env);
         let image = image.with_config(config);
         let mut fold = Fold {
             image,
@@ -153,6 +123,7 @@ impl<'a, 'p> Stages<'a, 'p> {
             on_disk: 0,
             lineage,
             by_content,
+            again: None,
             made: None,
             read: None,
             contents: Contents::default(),
@@ -164,10 +135,9 @@ impl<'a, 'p> Stages<'a, 'p> {
             last,
             number: 0,
         };
-        self.look_again(stage, &fold)?;
-        if self.ahead.needs_tree(stage.number) {
-            let why = self.ahead.first_with_tree(stage.number);
-            let why = why.and_then(|number| stage.instructions.get(number));
+        fold.again = self.look_again(stage, &fold)?;
+        if let Some(first) = self.first_with_tree(stage, &fold) {
+            let why = first.and_then(|number| stage.instructions.get(number));
             let other = if stage.kept { "--materialize" } else { "a later stage" };
             let why = why.map_or(other, |it| it.text.as_str());
             self.lay_out(stage, why, &mut fold)?;
@@ -186,14 +156,32 @@ impl<'a, 'p> Stages<'a, 'p> {
                 kaniko.cache.key = Empty,
                 error = Empty
             );
-            in_span(span, || self.one_step(stage, instruction, number, &mut fold))?;
+            let mut step = || self.one_step(stage, instruction, number, &mut fold);
+            in_span(span, || match label() {
+                None => step(),
+                Some(_) => labelled(
+                    format!("{} {}/{}", name_of(stage), number + 1, stage.instructions.len()),
+                    step,
+                ),
+            })?;
         }
         self.take_gathered(&mut fold)?;
         if stage.kept {
             self.lay_out(stage, "--materialize", &mut fold)?;
         }
         let Fold { image, rootfs, on_disk, lineage, by_content, scope, .. } = fold;
-        Ok(Finished { image, rootfs, on_disk, lineage, by_content, scope })
+        let tree = RwLock::new(KeptTree { rootfs, on_disk });
+        Ok(Finished { image, lineage, by_content, scope, tree })
+    }
+
+    /// The first step that needs the tree, or that only others do; nothing where nobody is known to need it.
+    fn first_with_tree(&self, stage: &PlannedStage<'_>, fold: &Fold) -> Option<Option<usize>> {
+        let ahead = &self.between.ahead;
+        match &fold.again {
+            Some(again) => again.open.map(Some),
+            None if ahead.needs_tree(stage.number) => Some(ahead.first_with_tree(stage.number)),
+            None => None,
+        }
     }
 
     /// In the media types that are wanted. All layers that come get theirs from here.
@@ -209,10 +197,7 @@ impl<'a, 'p> Stages<'a, 'p> {
         match &stage.base {
             Base::Scratch => Ok(Image::scratch(Flavor::Docker, &stage.platform)),
             Base::Image(image, _) => Ok((**image).clone()),
-            Base::Stage(number) => match self.finished.get(number) {
-                Some(finished) => Ok(finished.image.clone()),
-                None => Err(Failure::new(format!("stage {number} is needed before it is built"))),
-            },
+            Base::Stage(number) => Ok(self.finished(*number)?.image.clone()),
         }
     }
 
@@ -230,31 +215,31 @@ impl<'a, 'p> Stages<'a, 'p> {
     }
 
     /// What the base brings can go up while the steps run.
-    fn upload_base(&mut self, image: &Image) {
+    fn upload_base(&self, image: &Image) {
         for layer in image.layers() {
             self.upload(layer);
         }
     }
 
     /// A new layer of the image that is pushed goes up while the next steps run.
-    pub(super) fn send(&mut self, layer: &ImageLayer, fold: &Fold) {
+    pub(super) fn send(&self, layer: &ImageLayer, fold: &Fold) {
         if fold.last {
             self.upload(layer);
         }
     }
 
-    fn upload(&mut self, layer: &ImageLayer) {
+    fn upload(&self, layer: &ImageLayer) {
         let outputs = &self.builder.order.outputs;
         if outputs.push && !outputs.destinations.is_empty() {
             let to = repositories(&outputs.destinations);
             let pending =
                 self.builder.registry.start_upload(layer, &to, &self.builder.work.blobs());
-            self.uploads.push(pending);
+            self.between.keep_upload(pending);
         }
     }
 
     fn one_step(
-        &mut self,
+        &self,
         stage: &PlannedStage<'_>,
         instruction: &crate::dockerfile::Located<Instruction>,
         number: usize,
@@ -276,8 +261,15 @@ impl<'a, 'p> Stages<'a, 'p> {
         .map_err(|error| builder.step_failure(&error, trigger))?;
         if !matches!(instruction.node, Instruction::Arg(_)) {
             let trigger = if trigger { "ONBUILD " } else { "" };
-            let count = stage.instructions.len();
-            tracing::info!("[{}/{count}] {trigger}{}", fold.number, shown(&ready.text));
+            let what = shown(&ready.text);
+            match label() {
+                // It says so already.
+                Some(_) => tracing::info!("{trigger}{what}"),
+                None => {
+                    let count = stage.instructions.len();
+                    tracing::info!("[{}/{count}] {trigger}{what}", fold.number);
+                }
+            }
         }
         fold.image = fold.image.clone().with_config(config);
         let place = builder.place(&ready, trigger);
@@ -343,6 +335,8 @@ pub(super) struct Fold {
     pub(super) on_disk: usize,
     pub(super) lineage: Lineage,
     pub(super) by_content: ByContent,
+    /// What was found out when the stage began.
+    again: Option<Again>,
     /// What the last step made, where somebody wants to know.
     pub(super) made: Option<Digest>,
     /// What it read, where that is known.
@@ -382,9 +376,19 @@ impl Fold {
         Ok((rootfs, marks))
     }
 
+    /// The key of a step by the content of what is copied, where that differs from the other and is known.
+    pub(super) fn own_key(&self, stage: &PlannedStage<'_>, number: usize) -> Option<Key> {
+        self.again.as_ref()?.by_content.get(&(stage.number, number)).copied()
+    }
+
     pub(super) fn root_mut(&mut self) -> Result<&mut Rootfs, Failure> {
         self.rootfs.as_mut().ok_or_else(no_root)
     }
+}
+
+/// The tree of a stage that should have been kept.
+pub(super) fn gone(number: usize) -> Failure {
+    Failure::new(format!("the files of stage {number} are gone"))
 }
 
 fn no_root() -> Failure {

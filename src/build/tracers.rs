@@ -3,11 +3,11 @@
 //! What is not asked for by a flag is a matter of cost alone: every backend
 //! that is chosen here tells all that changed, or that it cannot.
 
-use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use snapshot::ImagePath;
@@ -87,7 +87,7 @@ pub(super) struct Tracers<'a> {
     special: BTreeMap<&'static str, Tracer>,
     nobody: Tracer,
     /// What looking at a path costs: measured once, when there is a tree.
-    per_path: OnceCell<Duration>,
+    per_path: OnceLock<Duration>,
 }
 
 /// Who watches one step.
@@ -108,6 +108,7 @@ impl<'a> Tracers<'a> {
         watch: Watch,
         steps: &'a [StepTracer],
         reads: bool,
+        strict: bool,
         root: &Path,
     ) -> Result<Self, Failure> {
         let (choice, verify) = match watch {
@@ -115,6 +116,7 @@ impl<'a> Tracers<'a> {
             Watch::Walk(_) => (Choice::Off, Verify::Off),
         };
         let general = probe(choice, root)?;
+        let general = if reads || strict { general.by_calls() } else { general };
         let mut special = BTreeMap::new();
         for step in steps {
             special.insert(name(step.tracer), probe(step.tracer, root)?);
@@ -129,7 +131,7 @@ impl<'a> Tracers<'a> {
             steps,
             special,
             nobody: probe(Choice::Off, root)?,
-            per_path: OnceCell::new(),
+            per_path: OnceLock::new(),
         })
     }
 
@@ -187,8 +189,8 @@ impl<'a> Tracers<'a> {
     fn costs(&self, rootfs: &Rootfs) -> Costs {
         let per_path = *self.per_path.get_or_init(|| cost_of_a_path(rootfs));
         let entries = u32::try_from(rootfs.index().len()).unwrap_or(u32::MAX);
-        let (stop, event) = (self.general.stop_cost(), self.general.event_cost());
-        let costs = Costs { stop, event, walk: per_path * entries };
+        let (resolving, event) = (self.general.resolving_cost(), self.general.event_cost());
+        let costs = Costs { resolving, event, walk: per_path * entries };
         tracing::debug!(?per_path, event = ?costs.event, "what looking and following cost here");
         costs
     }
@@ -217,9 +219,9 @@ fn is_run(instruction: &Located<Instruction>) -> bool {
 /// What watching and walking cost here, measured.
 #[derive(Debug, Clone, Copy)]
 struct Costs {
-    /// A stop at which nothing is done.
-    stop: Duration,
-    /// One at which names are resolved.
+    /// What resolving names adds to a stop.
+    resolving: Duration,
+    /// All that an event costs.
     event: Duration,
     walk: Duration,
 }
@@ -235,8 +237,7 @@ impl Costs {
     /// come; so this is at most twice what is best. To give up saves the resolving, not the stops:
     /// a filter cannot be taken off.
     fn worthwhile_events(self) -> u64 {
-        let resolving = self.event.saturating_sub(self.stop);
-        let events = self.walk.as_nanos() / resolving.as_nanos().max(1);
+        let events = self.walk.as_nanos() / self.resolving.as_nanos().max(1);
         u64::try_from(events).unwrap_or(u64::MAX).max(Self::LEAST_EVENTS)
     }
 }
@@ -329,7 +330,7 @@ mod tests {
             (micros(49_999), true, 24_999),
             (micros(90_000), false, 45_000),
         ] {
-            let costs = Costs { stop: micros(3), event: micros(5), walk };
+            let costs = Costs { resolving: micros(2), event: micros(5), walk };
             assert_eq!(costs.is_walk_cheaper(EVENTS_OF_MANY), is_cheaper, "{walk:?}");
             assert_eq!(costs.worthwhile_events(), events, "{walk:?}");
         }

@@ -143,13 +143,14 @@ impl Builder<'_> {
         unpacker: &mut Unpacker<'_>,
         doing: &impl Fn() -> String,
     ) -> Result<Unpacked, Stopped> {
-        let archive = Interruptible { archive, interrupt: self.interrupt };
+        let archive = Interruptible { archive, interrupt: &self.interrupt };
         let done = if layer.is_estargz() {
             unpacker.apply_estargz(archive)
         } else {
             unpacker.apply(archive)
         };
         if let Some(arrival) = arrival {
+            self.go_on()?;
             // That a blob is not what it should be explains whatever was found in it.
             self.images.blob(layer, &self.work.blobs())?;
             if arrival.is_forsaken() {

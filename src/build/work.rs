@@ -39,7 +39,17 @@ impl WorkDir {
             let path = self.path().join(sub);
             std::fs::create_dir_all(&path).could_not(|| format!("make {}", path.display()))?;
         }
-        self.name_service()
+        Ok(())
+    }
+
+    /// A directory for what the steps of one stage see, with what belongs into it: made again before each of
+    /// them, because a step may have changed or removed it.
+    pub(super) fn scratch_of(&self, stage: usize) -> Result<PathBuf, Failure> {
+        self.restore()?;
+        let path = self.scratch().join(stage.to_string());
+        std::fs::create_dir_all(&path).could_not(|| format!("make {}", path.display()))?;
+        self.name_service(&path)?;
+        Ok(path)
     }
 
     /// Removes the roots of stages.
@@ -63,7 +73,7 @@ impl WorkDir {
         self.path().join("blobs")
     }
 
-    /// Files that steps see.
+    /// For what is needed for a while.
     pub(super) fn scratch(&self) -> PathBuf {
         self.path().join("scratch")
     }
@@ -82,13 +92,13 @@ impl WorkDir {
 
     /// Copies of the machine's name service files, new ones for each step: what a step writes to them
     /// reaches neither the real ones nor another step.
-    fn name_service(&self) -> Result<(), Failure> {
+    fn name_service(&self, scratch: &Path) -> Result<(), Failure> {
         for name in ["resolv.conf", "hosts"] {
             let mut text = std::fs::read(Path::new("/etc").join(name)).unwrap_or_default();
             if name == "hosts" {
                 text.extend_from_slice(format!("127.0.0.1\t{}\n", self.hostname).as_bytes());
             }
-            let copy = self.scratch().join(name);
+            let copy = scratch.join(name);
             std::fs::write(&copy, text).could_not(|| format!("write {}", copy.display()))?;
         }
         Ok(())

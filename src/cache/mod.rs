@@ -21,9 +21,9 @@ mod place;
 mod pushed;
 mod reads;
 
-use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -79,21 +79,21 @@ pub enum Miss {
     Late,
 }
 
-/// The cache of one build.
+/// The cache of one build, for several stages at the same time.
 pub struct Cache<'a> {
     settings: &'a Settings,
     registry: &'a Registry,
     /// Where bytes lie that are sent on.
     blobs: PathBuf,
-    looked_up: RefCell<HashMap<Key, Result<Entry, Miss>>>,
+    looked_up: Mutex<HashMap<Key, Result<Entry, Miss>>>,
     /// Which entry a layer came from.
-    used: RefCell<BTreeMap<Digest, Key>>,
-    lost: RefCell<BTreeSet<Key>>,
+    used: Mutex<BTreeMap<Digest, Key>>,
+    lost: Mutex<BTreeSet<Key>>,
     /// Entries of a command, the newest first, by its name whatever came before it.
-    by_reads: RefCell<HashMap<Key, Vec<Key>>>,
-    pending: RefCell<Vec<Pending>>,
+    by_reads: Mutex<HashMap<Key, Vec<Key>>>,
+    pending: Mutex<Vec<Pending>>,
     /// How long answers may still be waited for.
-    left: Cell<Duration>,
+    left: Mutex<Duration>,
     notes: pushed::Notes,
 }
 
@@ -133,9 +133,9 @@ impl<'a> Cache<'a> {
     /// A cache of which nothing is known yet.
     #[must_use]
     pub fn new(settings: &'a Settings, registry: &'a Registry, blobs: PathBuf) -> Self {
-        let (looked_up, used, lost) = (RefCell::default(), RefCell::default(), RefCell::default());
-        let (by_reads, pending) = (RefCell::default(), RefCell::default());
-        let (left, notes) = (Cell::new(settings.wait), pushed::Notes::default());
+        let (looked_up, used, lost) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (by_reads, pending) = (Mutex::default(), Mutex::default());
+        let (left, notes) = (Mutex::new(settings.wait), pushed::Notes::default());
         Self { settings, registry, blobs, looked_up, used, lost, by_reads, pending, left, notes }
     }
 
@@ -148,7 +148,7 @@ impl<'a> Cache<'a> {
     /// Looks up all of these at once; those that were looked up before are not asked for again.
     pub fn look_up(&self, keys: &[Key]) {
         let new: BTreeSet<Key> =
-            keys.iter().filter(|key| !self.looked_up.borrow().contains_key(key)).copied().collect();
+            keys.iter().filter(|key| !locked(&self.looked_up).contains_key(key)).copied().collect();
         let new: Vec<Key> = new.into_iter().collect();
         let place = &self.settings.place;
         let answers = self.in_time(|limit| place.manifests(self.registry, limit, &new));
@@ -157,18 +157,20 @@ impl<'a> Cache<'a> {
             if let Err(Miss::Unusable(why)) = &found {
                 tracing::warn!("cache entry {key} is not used: {why}");
             }
-            self.looked_up.borrow_mut().insert(key, found);
+            locked(&self.looked_up).insert(key, found);
         }
     }
 
     /// Asks for something while there is time left for that. Once there is none, the build goes on
     /// without a cache that does not answer.
     fn in_time<T>(&self, ask: impl FnOnce(Duration) -> T) -> T {
-        let (left, started) = (self.left.get(), Instant::now());
+        let (left, started) = (*locked(&self.left), Instant::now());
         let answer = ask(left);
-        let left_then = left.saturating_sub(started.elapsed());
-        self.left.set(left_then);
-        if left_then.is_zero() && !left.is_zero() {
+        // Whoever waits beside somebody else takes from it, too.
+        let mut then = locked(&self.left);
+        let before = *then;
+        *then = before.saturating_sub(started.elapsed());
+        if then.is_zero() && !before.is_zero() {
             let waited = self.settings.wait.as_secs_f32();
             tracing::warn!(
                 "the answers of the cache took {waited} s: the build goes on without it (--cache-timeout)"
@@ -179,7 +181,7 @@ impl<'a> Cache<'a> {
 
     /// Whether it took too long to answer.
     fn is_late(&self) -> bool {
-        self.left.get().is_zero()
+        locked(&self.left).is_zero()
     }
 
     fn checked(&self, key: Key, manifest: Option<&crate::image::Manifest>) -> Result<Entry, Miss> {
@@ -196,17 +198,17 @@ impl<'a> Cache<'a> {
 
     /// What was found under this key. Whoever takes the layer says so with [`Cache::take`].
     pub fn found(&self, key: Key) -> Result<Entry, Miss> {
-        if self.lost.borrow().contains(&key) {
+        if locked(&self.lost).contains(&key) {
             return Err(Miss::Unusable("its layer could not be read".to_owned()));
         }
-        self.looked_up.borrow().get(&key).cloned().unwrap_or(Err(Miss::Absent))
+        locked(&self.looked_up).get(&key).cloned().unwrap_or(Err(Miss::Absent))
     }
 
     /// Looks up, all at once, the entries of commands that are named whatever came before them.
     pub fn look_up_by_reads(&self, commands: &[Key]) {
         let new: BTreeSet<Key> = commands
             .iter()
-            .filter(|key| !self.by_reads.borrow().contains_key(key))
+            .filter(|key| !locked(&self.by_reads).contains_key(key))
             .copied()
             .collect();
         let new: Vec<Key> = new.into_iter().collect();
@@ -218,15 +220,15 @@ impl<'a> Cache<'a> {
             keys.truncate(MOST_BY_READS);
             if let (Some(first), Some(_)) = (keys.first().copied(), &manifest) {
                 let found = self.checked(first, manifest.as_ref());
-                self.looked_up.borrow_mut().entry(first).or_insert(found);
+                locked(&self.looked_up).entry(first).or_insert(found);
             }
-            self.by_reads.borrow_mut().insert(command, keys);
+            locked(&self.by_reads).insert(command, keys);
         }
     }
 
     /// The entries of a command that was looked up so, the newest first.
     pub fn by_reads(&self, command: Key) -> Vec<Key> {
-        self.by_reads.borrow().get(&command).cloned().unwrap_or_default()
+        locked(&self.by_reads).get(&command).cloned().unwrap_or_default()
     }
 
     /// What the command of an entry read.
@@ -243,15 +245,15 @@ impl<'a> Cache<'a> {
 
     /// Notes that the layer of an entry is used.
     pub fn take(&self, entry: &Entry) {
-        self.used.borrow_mut().insert(entry.layer.descriptor.digest, entry.key);
+        locked(&self.used).insert(entry.layer.descriptor.digest, entry.key);
         self.settings.place.touch(entry.key);
     }
 
     /// Notes that a layer could not be read; tells whether it came from here. The build has to begin
     /// anew then, and will not find the entry again.
     pub fn lose(&self, layer: Digest, why: &str) -> bool {
-        let Some(key) = self.used.borrow().get(&layer).copied() else { return false };
-        if self.lost.borrow_mut().insert(key) {
+        let Some(key) = locked(&self.used).get(&layer).copied() else { return false };
+        if locked(&self.lost).insert(key) {
             tracing::warn!("cache entry {key} is not used: {why}");
         }
         true
@@ -259,9 +261,9 @@ impl<'a> Cache<'a> {
 
     /// Reads the layers that were used to their end, and notes those that cannot be read.
     pub fn verify_used(&self) {
-        let used = self.used.borrow().clone();
+        let used = locked(&self.used).clone();
         for (digest, key) in used {
-            let Some(Ok(entry)) = self.looked_up.borrow().get(&key).cloned() else { continue };
+            let Some(Ok(entry)) = locked(&self.looked_up).get(&key).cloned() else { continue };
             if let Err(error) = self.registry.fetch(&entry.layer, &self.blobs).wait() {
                 self.lose(digest, &error.to_string());
             }
@@ -271,12 +273,12 @@ impl<'a> Cache<'a> {
     /// How many entries turned out to be unusable after they were taken.
     #[must_use]
     pub fn lost(&self) -> usize {
-        self.lost.borrow().len()
+        locked(&self.lost).len()
     }
 
     /// Forgets which layers are used: the build begins anew.
     pub fn begin_anew(&self) {
-        self.used.borrow_mut().clear();
+        locked(&self.used).clear();
     }
 
     /// Writes an entry beside the build.
@@ -297,7 +299,7 @@ impl<'a> Cache<'a> {
             made.read_as.as_ref().map(|(command, _)| format!("{}{command}", entry::READS));
         let tags: Vec<String> = tags.chain([made.record.last_tag()]).chain(command).collect();
         let pending = self.start(made.key, image, tags);
-        self.pending.borrow_mut().push(pending);
+        locked(&self.pending).push(pending);
     }
 
     fn start(&self, key: Key, image: Image, tags: Vec<String>) -> Pending {
@@ -331,7 +333,7 @@ impl<'a> Cache<'a> {
 
     /// Waits for the entries that are on their way.
     pub fn finish(&self) {
-        for pending in self.pending.borrow_mut().drain(..) {
+        for pending in locked(&self.pending).drain(..) {
             let (key, result) = match pending {
                 Pending::Upload(key, upload) => (key, upload.wait().map_err(|e| e.to_string())),
                 Pending::Copy(key, copy) => {
@@ -345,4 +347,9 @@ impl<'a> Cache<'a> {
             }
         }
     }
+}
+
+/// What a lock keeps. Whoever panics while it holds one ends the build.
+fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Cache, UnusableEntry};
+use super::{Cache, UnusableEntry, locked};
 use crate::image::{Digest, Flavor, Image, Platform, Reference, Repository};
 use crate::plan::{Framed, Key};
 use crate::registry::Pushed;
@@ -135,7 +135,7 @@ impl Cache<'_> {
                 created_seconds: time.as_second(),
             };
             let pending = self.start(key, note.image(&tag, platform), vec![tag]);
-            self.pending.borrow_mut().push(pending);
+            locked(&self.pending).push(pending);
         }
     }
 

@@ -66,6 +66,7 @@ pub fn stages(plan: &Plan<'_>, around: Surroundings<'_>, found: &mut Findings) {
         base_platform(stage, found);
         let mut walk = Walk { around, stage, now: start, commands: BTreeMap::new(), found };
         walk.now.config.config.on_build.clear();
+        walk.now.scope.begin_stage(&walk.now.config.config.env);
         for (place, instruction) in stage.instructions.iter().enumerate() {
             let place = match place < stage.triggers {
                 true => Place::of_triggers(stage.source),

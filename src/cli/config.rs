@@ -12,6 +12,7 @@ mod read_set;
 pub(super) mod registry;
 mod run_mounts;
 mod shared_caches;
+mod stages;
 mod tracer;
 mod warmer;
 
@@ -136,6 +137,7 @@ pub(super) fn order(flags: &Flags, around: &Surroundings) -> Result<Order, Failu
             .isolation
             .parse()
             .map_err(|error| Failure::new(format!("--isolation: {error}")))?,
+        parallel_stages: stages::at_once(&flags.stages, around)?,
         force: flags.force.0,
         mounts: MountSources {
             shared,

@@ -12,6 +12,7 @@ mod own_root;
 mod read_set;
 mod registry;
 mod run_mounts;
+mod stages;
 mod tracer;
 mod warmer;
 
@@ -34,6 +35,7 @@ pub(super) use own_root::OwnRootFlags;
 pub(super) use read_set::ReadSetFlags;
 pub(super) use registry::{PullFlags, RegistryFlags};
 pub(super) use run_mounts::{CacheMounts, RunMountFlags};
+pub(super) use stages::StageFlags;
 pub(super) use tracer::TracerFlags;
 pub(super) use warmer::WarmerFlags;
 
@@ -117,6 +119,9 @@ pub(super) struct Flags {
 
     #[command(flatten)]
     pub(super) language: LanguageFlags,
+
+    #[command(flatten)]
+    pub(super) stages: StageFlags,
 
     #[command(flatten)]
     pub(super) tracer: TracerFlags,

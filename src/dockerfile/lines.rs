@@ -66,6 +66,7 @@ pub(super) struct Lines<'a> {
     /// Lines read so far.
     pub(super) line: usize,
     directives_over: bool,
+    has_check: bool,
     /// Empty lines in the middle of instructions, the last one of each.
     pub(super) blank: Vec<Blank>,
     pub(super) directives: Directives,
@@ -76,12 +77,14 @@ impl<'a> Lines<'a> {
     pub(super) fn new(text: &'a str) -> Self {
         let position =
             if text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len_utf8() } else { 0 };
-        let (directives, comments) = (Directives::default(), Vec::new());
+        let directives = Directives { check: checks(&text[position..]), ..Directives::default() };
+        let comments = Vec::new();
         Self {
             text,
             position,
             line: 0,
             directives_over: false,
+            has_check: false,
             blank: Vec::new(),
             directives,
             comments,
@@ -96,8 +99,11 @@ impl<'a> Lines<'a> {
     pub(super) fn next(&mut self) -> Result<Option<Logical>, Fault> {
         while let Some((physical, place)) = self.physical() {
             let indent = physical.len() - physical.trim_start().len();
+            // As in the reference, the `#` of a comment that is indented is a part of it, so that it can be
+            // neither a description nor an option of the checks.
+            let whole = physical.chars();
             let (physical, place) = (physical.trim_start(), place + indent);
-            let comment = physical.strip_prefix('#');
+            let comment = physical.starts_with('#').then(|| after_first(whole));
             if self.directive(physical, place)? {
                 continue;
             }
@@ -194,7 +200,7 @@ impl<'a> Lines<'a> {
         let directives = &mut self.directives;
         let twice = match key {
             "syntax" => directives.syntax.replace(value.to_owned()).is_some(),
-            "check" => directives.check.replace(value.to_owned()).is_some(),
+            "check" => std::mem::replace(&mut self.has_check, true),
             "escape" => directives.escape.replace(escape(value)?).is_some(),
             _ => return Ok(false),
         };
@@ -202,6 +208,26 @@ impl<'a> Lines<'a> {
             return Err(format!("only one {key} parser directive can be used"));
         }
         Ok(true)
+    }
+}
+
+fn after_first(mut chars: std::str::Chars<'_>) -> &str {
+    chars.next();
+    chars.as_str()
+}
+
+/// The options of the checks: unlike other directives they may follow a `#!`, and are not indented, nor is
+/// any before them.
+fn checks(text: &str) -> Option<String> {
+    let mut lines = text.lines().skip(usize::from(text.starts_with("#!")));
+    loop {
+        let line = lines.next()?.strip_prefix('#')?.trim_start();
+        let (_, [key, value]) = DIRECTIVE.captures(line)?.extract();
+        match key.to_lowercase().as_str() {
+            "check" => return Some(value.to_owned()),
+            "syntax" | "escape" => {}
+            _ => return None,
+        }
     }
 }
 

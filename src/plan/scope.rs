@@ -172,6 +172,14 @@ impl Scope {
         }
     }
 
+    /// The start of a stage on top of the one that ended with these variables: as in Docker, what its image's
+    /// environment says goes before what ARG has said there.
+    pub fn begin_stage(&mut self, env: &[String]) {
+        for (name, value) in env.iter().filter_map(|pair| pair.split_once('=')) {
+            self.set(name, value);
+        }
+    }
+
     /// `ENV name=value`.
     pub fn set(&mut self, name: &str, value: &str) {
         match self.variables.iter_mut().find(|(known, _)| known == name) {

@@ -58,7 +58,7 @@ pub use builtin::{Builtin, Helper};
 pub use credentials::{By, Credentials, Login};
 pub use error::RegistryError;
 pub use helper::Helpers;
-pub use pending::{PendingBlob, PendingUpload};
+pub use pending::{CallOff, PendingBlob, PendingUpload};
 pub(crate) use retry::retry_after;
 pub use secret::Secret;
 pub use settings::{Attempts, Patience, Proxies, Settings};

@@ -16,6 +16,17 @@ use crate::image::BlobFile;
 #[derive(Debug)]
 pub struct PendingBlob(Pending<BlobFile>, Arrival);
 
+/// Ends a download for whoever waits for it, or reads along.
+#[derive(Debug, Clone)]
+pub struct CallOff(AbortHandle);
+
+impl CallOff {
+    /// The download ends now: it is cancelled for those who wait for it.
+    pub fn call_off(&self) {
+        self.0.abort();
+    }
+}
+
 /// An upload that goes on until it is waited for; dropping it cancels it.
 #[must_use = "dropping an upload cancels it"]
 #[derive(Debug)]
@@ -36,6 +47,12 @@ impl PendingBlob {
     #[must_use]
     pub fn arrival(&self) -> &Arrival {
         &self.1
+    }
+
+    /// What ends it from elsewhere.
+    #[must_use]
+    pub fn call_off(&self) -> CallOff {
+        CallOff(self.0.task.clone())
     }
 
     /// Blocks until the bytes are all there and verified. The file is deleted with its last clone.

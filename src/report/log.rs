@@ -13,6 +13,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::label::label;
 use super::traces::{OwnSpans, Traces};
 
 /// `--log-format`.
@@ -122,7 +123,11 @@ where
     ) -> fmt::Result {
         let mut text = Text::default();
         event.record(&mut text);
-        writer.write_str(&self.line(*event.metadata().level(), &text.0))
+        let message = match label() {
+            Some(label) => format!("[{label}] {}", text.0),
+            None => text.0,
+        };
+        writer.write_str(&self.line(*event.metadata().level(), &message))
     }
 }
 

@@ -6,11 +6,13 @@
 mod amount;
 mod colour;
 mod failure;
+mod label;
 mod log;
 mod traces;
 
 pub use amount::{age, bytes};
 pub use colour::coloured;
 pub use failure::{ExitStatus, Explain, Failure};
+pub use label::{label, labelled};
 pub use log::{LogFormat, LogSettings, UnknownLogFormat, UnknownVerbosity, Verbosity, install};
 pub use traces::{TraceParent, Traces, in_span};

@@ -104,6 +104,18 @@ impl Rootfs {
         Ok(rootfs)
     }
 
+    /// The same with what was there before, none of which is part of the image. What the image has is the
+    /// image's.
+    #[must_use]
+    pub fn with_foreign(mut self, before: &Index) -> Self {
+        for (path, entry) in before.iter().filter(|(_, entry)| entry.foreign) {
+            if !self.index.contains(path) {
+                self.index.insert(path.clone(), entry.clone());
+            }
+        }
+        self
+    }
+
     /// Walks what is there, none of which is part of the image.
     fn note_foreign(&mut self) -> Result<(), RootfsError> {
         let found = self.difference(&Suspects::Everything)?;

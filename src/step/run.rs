@@ -18,6 +18,7 @@ use super::output::{Stream, pass_on};
 use crate::dockerfile::SCRIPT_DIR;
 use crate::image::DEFAULT_PATH;
 use crate::plan::RunStep;
+use crate::report::label;
 use crate::rootfs::{BindMount, Identity, Isolation, MountPlan, MountPoints, Point, Rootfs, enter};
 
 /// Why a command could not be run.
@@ -145,8 +146,8 @@ fn execute(
         tracing::info!("This step: {pick}");
     }
     let pipes = |source| RunError::Prepare { what: "pipes".to_owned(), source };
-    let (stdout, out) = pass_on(Stream::Out).map_err(pipes)?;
-    let (stderr, err) = pass_on(Stream::Err).map_err(pipes)?;
+    let (stdout, out) = pass_on(Stream::Out, label()).map_err(pipes)?;
+    let (stderr, err) = pass_on(Stream::Err, label()).map_err(pipes)?;
     // So that /dev/stdout can be opened by the user of the step, as in Docker.
     for pipe in [&stdout, &stderr] {
         rustix::fs::fchown(pipe, Some(rustix::fs::Uid::from_raw(uid)), None)

@@ -171,8 +171,12 @@ impl<'a> Run<'a> {
         if watch.is_ok() {
             self.let_go();
         }
-        // Without a word, the main process ends where it is.
+        // Without a word, the main process ends where it is; a process that is being started beside it may
+        // have a copy of the pipe.
         self.go = None;
+        if watch.is_err() && !needs_keeper(self.command) {
+            sys::kill_by_pidfd(&self.main_fd);
+        }
         let (watch, error) = match watch {
             Ok(watch) => (watch, None),
             Err(error) => (None, Some(error)),

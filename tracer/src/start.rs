@@ -3,6 +3,7 @@
 //! Everything here runs between fork and exec in a copy of a program that had
 //! threads: no allocation, no locks, only system calls.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::error::Errno;
@@ -14,6 +15,9 @@ use crate::{Command, Credentials, Preparation, Setup};
 /// Exit status of a process that could not become the command; nobody but the
 /// reader of its report sees it.
 const NOT_STARTED: i32 = 127;
+
+/// So many milliseconds a program may be open for writing when it is to be executed.
+const BUSY_FOR: u32 = 200;
 
 /// Calls that a probe makes: enough to measure what a stop costs.
 pub(crate) const PROBED_CALLS: u64 = 64;
@@ -46,7 +50,7 @@ type Started = Result<(), (Stage, Errno)>;
 impl Plan<'_> {
     /// The main process, from its first instruction to exec.
     pub(crate) fn main_process(&self, pipes: &Pipes) -> i32 {
-        child::close(pipes.go.1.as_fd());
+        self.close_others(pipes);
         child::default_signals();
         // So that the parent may attach, write the id maps and read its /proc: a copy of a program
         // that is not dumpable is not either, and only CAP_SYS_PTRACE would help then (ptrace(2),
@@ -63,6 +67,20 @@ impl Plan<'_> {
                 NOT_STARTED
             }
         }
+    }
+
+    /// Another thread may write a program in this moment, which nobody can execute while it is open
+    /// for that; or wait for the end of a pipe, which does not come while there are copies of it.
+    fn close_others(&self, pipes: &Pipes) {
+        let [input, output, error] = &self.streams;
+        child::close_others([
+            input.as_fd(),
+            output.as_fd(),
+            error.as_fd(),
+            pipes.go.0.as_fd(),
+            pipes.ready.1.as_fd(),
+            pipes.report.1.as_fd(),
+        ]);
     }
 
     fn start(&self) -> Started {
@@ -168,7 +186,7 @@ impl Plan<'_> {
     fn exec(&self) -> Started {
         let mut refusal = (Stage::Exec(0), Errno(libc::ENOENT));
         for (index, program) in (0..).zip(&self.command.programs) {
-            match child::execve(program, &self.argv, &self.envp) {
+            match self.exec_when_closed(program) {
                 Errno(libc::ENOENT | libc::ENOTDIR) => {}
                 Errno(libc::EACCES) if refusal.1.0 == libc::EACCES => {}
                 Errno(libc::EACCES) => refusal = (Stage::Exec(index), Errno(libc::EACCES)),
@@ -176,6 +194,18 @@ impl Plan<'_> {
             }
         }
         Err(refusal)
+    }
+
+    /// A process that was started while the program was written has a copy of the descriptor, for as
+    /// long as it takes to close it.
+    fn exec_when_closed(&self, program: &CStr) -> Errno {
+        for _ in 0..BUSY_FOR {
+            match child::execve(program, &self.argv, &self.envp) {
+                Errno(libc::ETXTBSY) => child::pause(1),
+                errno => return errno,
+            }
+        }
+        Errno(libc::ETXTBSY)
     }
 
     /// Makes calls that stop, and reports one that did not.
@@ -230,7 +260,7 @@ fn unless_exists(answer: child::Done) -> child::Done {
 
 /// Remounts a bind mount with further flags and those it has: a user namespace
 /// may not take them away. The `ST_*` numbers are those of `MS_*`.
-fn restrict(target: &std::ffi::CStr, further: u64) -> child::Done {
+fn restrict(target: &CStr, further: u64) -> child::Done {
     if further == 0 {
         return Ok(());
     }
@@ -243,7 +273,7 @@ fn restrict(target: &std::ffi::CStr, further: u64) -> child::Done {
 
 /// pivot_root(2) with both roots on the same place, so that no directory for
 /// the old one is needed inside the new.
-fn pivot_root(new_root: &std::ffi::CStr) -> child::Done {
+fn pivot_root(new_root: &CStr) -> child::Done {
     let old = child::open(c"/", libc::O_PATH | libc::O_DIRECTORY, 0)?;
     child::chdir(new_root)?;
     child::pivot_root(c".", c".")?;

@@ -174,24 +174,29 @@ impl Tracee<'_> {
         Ok(count)
     }
 
-    /// EIO says that nothing may be read, and that nothing is there. Which of them it was cannot be asked: what may be
-    /// read is a matter of the whole process, and another thread may have changed it since, on its own or because
-    /// it is being made readable for a call of its own. So nothing is there only where that is said again and
-    /// again between two looks at what is there for sure.
+    /// A word, by the right of the tracer. EIO says that nothing may be read, or that nothing is there, and which of
+    /// them cannot be asked afterwards: what may be read is a matter of the whole process, and another thread may change
+    /// it at any time, on its own or because it is being made readable for a call of its own.
     fn word(self, aligned: u64) -> Result<u64, Refusal> {
-        const LOOKS: u32 = 8;
-        for _ in 0..LOOKS {
-            match trace::peek(self.tid, aligned) {
-                Err(Errno(libc::EIO)) if self.is_readable() => {}
-                answer => return answer.map_err(Refusal::of),
-            }
+        match trace::peek(self.tid, aligned) {
+            Err(Errno(libc::EIO)) => self.word_of_file(aligned),
+            answer => answer.map_err(Refusal::of),
         }
-        Err(Refusal::Bad)
     }
 
-    /// Whether the instruction that made the call can be read.
-    fn is_readable(self) -> bool {
-        trace::instruction(self.tid).is_ok_and(|at| trace::peek(self.tid, at & !7).is_ok())
+    /// The same by the file of its memory: whether it may be read is asked when it is opened, and never again
+    /// (`mem_open` and `mem_rw` in the kernel's `fs/proc/base.c`). So nothing is there only where that was said to one who
+    /// had been let in. Opening wants more than a tracer has where real and effective ids differ: such a process is
+    /// locked, and a walk is what follows in the end.
+    fn word_of_file(self, aligned: u64) -> Result<u64, Refusal> {
+        let path = self.proc("mem");
+        let memory = self.as_owner(|| sys::open(&path, libc::O_RDONLY))?;
+        let mut word = [0; 8];
+        match rustix::io::pread(&memory, &mut word, aligned) {
+            Ok(8) => Ok(u64::from_ne_bytes(word)),
+            Ok(_) | Err(rustix::io::Errno::IO) => Err(Refusal::Bad),
+            Err(errno) => Err(Refusal::of(kernel_errno(errno))),
+        }
     }
 
     /// The target of `/proc/TID/cwd`.

@@ -65,9 +65,14 @@ impl FromStr for Choice {
 pub struct Tracer {
     rule: Rule,
     reason: String,
+    /// Whether a mark on the file system watches all commands that it sees all of.
+    marks_file_system: bool,
     /// What a stop was measured to cost.
     stop: Duration,
 }
+
+/// Why a backend is taken of which nothing more is to be said.
+const WORKS: &str = "it works here";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Rule {
@@ -93,7 +98,7 @@ enum Backend {
 
 impl Tracer {
     /// Finds out whether `choice` works on this kernel, with these privileges,
-    /// by trying it: ptrace on a child, inotify on a write. Takes a few
+    /// by trying it: ptrace on a child, inotify on a write, fanotify by a mark. Takes a few
     /// milliseconds.
     ///
     /// # Errors
@@ -119,12 +124,16 @@ impl Tracer {
             Choice::Ptrace => {
                 crate::run::probe().map(|stop| Tracer { stop, ..asked_for(Backend::Ptrace) })
             }
-            Choice::Auto => Ok(Tracer::best(crate::run::probe(), crate::marks::probe())),
+            Choice::Auto => {
+                let best = Tracer::best(crate::run::probe(), crate::marks::probe());
+                let marks_file_system = crate::marks::probe_file_system(root).is_ok();
+                Ok(Tracer { marks_file_system, ..best })
+            }
         }
     }
 
     fn best(ptrace: Result<Duration, Error>, inotify: Result<(), Error>) -> Tracer {
-        let works = "it works here".to_owned();
+        let works = WORKS.to_owned();
         match (ptrace, inotify) {
             (Ok(stop), Ok(())) => {
                 Tracer { stop, ..Tracer::new(Rule::PtraceOr(Backend::Inotify), works) }
@@ -140,8 +149,15 @@ impl Tracer {
         }
     }
 
+    /// Leaves marks on file systems aside, for commands of which calls have to be seen: whose
+    /// [reads](Command::reads) are recorded, or whose opened files are looked at twice.
+    #[must_use]
+    pub fn by_calls(self) -> Tracer {
+        Tracer { marks_file_system: false, ..self }
+    }
+
     fn new(rule: Rule, reason: String) -> Tracer {
-        Tracer { rule, reason, stop: Duration::ZERO }
+        Tracer { rule, reason, marks_file_system: false, stop: Duration::ZERO }
     }
 
     /// What a stop at which nothing is done was measured to cost; zero for
@@ -151,17 +167,28 @@ impl Tracer {
         self.stop
     }
 
-    /// What an event of ptrace costs here, about: the stop was measured, and
-    /// resolving its names was found to take half as much again. Zero for other
-    /// backends.
+    /// What resolving the names of an event of ptrace costs here, about: it was found to take
+    /// half as much as the stop, which was measured. Zero for other backends.
+    #[must_use]
+    pub fn resolving_cost(&self) -> Duration {
+        self.stop / 2
+    }
+
+    /// What an event of ptrace costs here, about: a stop, and what is done in it. A change to a file that a mark tells of
+    /// is cheaper, but there are several for each that ptrace sees, so that the sum is of the same order. Zero where
+    /// no stop was measured.
     #[must_use]
     pub fn event_cost(&self) -> Duration {
-        self.stop * 3 / 2
+        self.stop + self.resolving_cost()
     }
 
     /// Who is going to watch `command`.
     #[must_use]
     pub fn pick(&self, command: &Command) -> Pick {
+        let has_marks = self.marks_file_system && !command.reads && !command.strict;
+        if has_marks && crate::marks::what_marks_cannot_see(command).is_none() {
+            return Pick { backend: Backend::Fanotify, reason: WORKS.to_owned() };
+        }
         match self.rule {
             Rule::Always(backend) => Pick { backend, reason: self.reason.clone() },
             Rule::PtraceOr(other) => match crate::run::what_watching_would_take(command) {
@@ -206,6 +233,7 @@ impl Tracer {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self.rule {
+            _ if self.marks_file_system => Backend::Fanotify.name(),
             Rule::Always(backend) => backend.name(),
             Rule::PtraceOr(_) => Backend::Ptrace.name(),
         }
@@ -214,7 +242,8 @@ impl Tracer {
     /// That name and why it was taken, for a line of information.
     #[must_use]
     pub fn describe(&self) -> String {
-        format!("{} ({})", self.name(), self.reason)
+        let reason = if self.marks_file_system { WORKS } else { &self.reason };
+        format!("{} ({reason})", self.name())
     }
 }
 

@@ -13,7 +13,7 @@ mod namespace;
 mod trim;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use snapshot::ImagePath;
 use thiserror::Error;
@@ -96,6 +96,19 @@ pub struct Mounts<'a> {
     pub mounted: Vec<Mounted<'a>>,
     /// Variables that only this step sees; they win over others of their name.
     pub env: Vec<(String, Hidden)>,
+}
+
+impl Mounts<'_> {
+    /// The directories of the caches among them, as often as they are mounted.
+    pub fn caches(&self) -> impl Iterator<Item = &Path> {
+        self.mounted.iter().filter_map(|mount| match &mount.content {
+            Content::Cache { dir, .. } => Some(dir.path.as_path()),
+            Content::Files { .. }
+            | Content::Tmpfs { .. }
+            | Content::Secret { .. }
+            | Content::Agent { .. } => None,
+        })
+    }
 }
 
 /// Why something cannot be shown to a step.

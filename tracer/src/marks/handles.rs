@@ -1,53 +1,45 @@
 //! The fanotify backend: one mark on the file system, directories known by
 //! their handles.
 //!
+//! Nothing is looked at beforehand. A directory is looked for by its handle when it is first
+//! named, because much that happens on a file system is none of the command's, and once more at
+//! the end, for where it is by then. What is said in `marks` of paths at the start of a command
+//! holds for those at its end as well: of the directories above a path that is not what it
+//! was, the topmost one that came, went or moved did so in a directory that stayed where it is.
+//!
 //! It sees more than marks on directories do: what happens in a directory that
 //! was just made, and link(2), which sets an attribute of the file before the
 //! new name comes. A file that comes without that is new.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::inotify::ReadFlags;
 
+use super::Paths;
 use super::notes::Notes;
+use crate::error::Errno;
 use crate::outcome::Blindness;
 use crate::sys::notify;
 
 /// A file handle, type and bytes.
 type Handle = Box<[u8]>;
 
-/// Directories by number, so that events read like those of inotify.
-#[derive(Debug, Default)]
-pub(super) struct Handles {
-    numbers: HashMap<Handle, i32>,
-}
-
-impl Handles {
-    /// The number of a directory, the same each time.
-    pub(super) fn number(&mut self, handle: &[u8]) -> i32 {
-        if let Some(number) = self.numbers.get(handle) {
-            return *number;
-        }
-        let next = i32::try_from(self.numbers.len()).unwrap_or(i32::MAX);
-        self.numbers.insert(handle.into(), next);
-        next
-    }
-}
-
-impl Handles {
-    /// The number of a directory, if it is one of these.
-    fn among(&self, handle: &[u8], directories: &HashSet<i32>) -> Option<i32> {
-        self.numbers.get(handle).copied().filter(|number| directories.contains(number))
-    }
-}
-
-/// What is known of the files of one command.
-#[derive(Debug, Default)]
+/// What is known of the directories and files of one command.
+#[derive(Debug)]
 pub(super) struct Files {
-    /// Directories of the tree: those that were there, and those that came.
-    /// Whatever happens in others is none of the command's.
-    inside: HashSet<i32>,
+    tree: Tree,
+    /// Directories by number, so that events read like those of inotify.
+    directories: HashMap<Handle, i32>,
+    /// By number.
+    whose: Vec<Whose>,
+    /// Directories that were made. All that is in them is told with the topmost of them.
+    made: HashSet<i32>,
+    /// Where directories came or went that nobody knows otherwise.
+    above: HashMap<i32, i32>,
     /// Files that were made.
     born: HashSet<Handle>,
     /// Files whose number of names changed, or other attributes behind no name.
@@ -55,10 +47,188 @@ pub(super) struct Files {
     renames: u32,
 }
 
+/// Whom a directory concerns: much that happens on a file system is none of the command's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Tree,
+    Others,
+    /// It was gone when it was looked for. Where it went from, or came to, may tell.
+    Unknown,
+}
+
+/// What is known of directories by the end of a command.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    /// Those of the tree that were not made by the command and are still there.
+    pub(super) paths: Paths,
+    /// Those of others.
+    pub(super) others: HashSet<i32>,
+}
+
 impl Files {
-    /// For a tree with these directories.
-    pub(super) fn of(directories: impl Iterator<Item = i32>) -> Files {
-        Files { inside: directories.collect(), ..Files::default() }
+    /// For a command that begins now.
+    pub(super) fn of(tree: Tree) -> Files {
+        Files {
+            tree,
+            directories: HashMap::new(),
+            whose: Vec::new(),
+            made: HashSet::new(),
+            above: HashMap::new(),
+            born: HashSet::new(),
+            relinked: HashSet::new(),
+            renames: 0,
+        }
+    }
+
+    /// The number of a directory, the same each time.
+    fn number(&mut self, handle: &[u8], whose: impl FnOnce(&Tree) -> Whose) -> i32 {
+        if let Some(number) = self.directories.get(handle) {
+            return *number;
+        }
+        let next = i32::try_from(self.whose.len()).unwrap_or(i32::MAX);
+        self.directories.insert(handle.into(), next);
+        self.whose.push(whose(&self.tree));
+        next
+    }
+
+    fn directory(&mut self, handle: &[u8]) -> i32 {
+        self.number(handle, |tree| match tree.find(handle) {
+            Ok(Found::Inside(_)) => Whose::Tree,
+            Ok(Found::Outside) => Whose::Others,
+            // ENOMEM is also said of one that is being removed.
+            Ok(Found::Gone) | Err(_) => Whose::Unknown,
+        })
+    }
+
+    fn whose(&self, directory: i32) -> Whose {
+        let index = usize::try_from(directory).ok();
+        index.and_then(|index| self.whose.get(index)).copied().unwrap_or(Whose::Unknown)
+    }
+
+    /// A directory came into, or went from, another.
+    fn is_below(&mut self, handle: &[u8], parent: i32, is_made: bool) {
+        let whose = self.whose(parent);
+        let number = self.number(handle, |_| whose);
+        if self.whose(number) == Whose::Unknown {
+            match (whose, usize::try_from(number)) {
+                (Whose::Tree | Whose::Others, Ok(index)) => self.whose[index] = whose,
+                _ => drop(self.above.insert(number, parent)),
+            }
+        }
+        if is_made {
+            self.made.insert(number);
+        }
+    }
+
+    /// Where the directories are that were not made by the command and are still there: by the
+    /// end of it, which is when the tree is looked at.
+    pub(super) fn settle(&mut self) -> Result<Settled, Blindness> {
+        let mut settled = Settled::default();
+        let mut refused = Vec::new();
+        for (handle, number) in &self.directories {
+            let Ok(index) = usize::try_from(*number) else { continue };
+            if self.whose[index] == Whose::Others || self.made.contains(number) {
+                continue;
+            }
+            match self.tree.find(handle) {
+                Ok(Found::Inside(path)) => {
+                    self.whose[index] = Whose::Tree;
+                    settled.paths.insert(*number, path);
+                }
+                Ok(Found::Outside) => self.whose[index] = Whose::Others,
+                Ok(Found::Gone) => {}
+                Err(errno) => refused.push((*number, errno)),
+            }
+        }
+        let numbers = self.directories.values().copied();
+        settled.others = numbers.filter(|number| self.are_others(*number)).collect();
+        match refused.iter().find(|(number, _)| !settled.others.contains(number)) {
+            Some((_, errno)) => Err(Blindness::Marks(format!("a changed directory: {errno}"))),
+            None => Ok(settled),
+        }
+    }
+
+    /// Whether a directory is of the tree for no reason that is known.
+    fn are_others(&self, mut directory: i32) -> bool {
+        // Above each other in a circle they would be after moves only.
+        for _ in 0..=self.above.len() {
+            match (self.whose(directory), self.above.get(&directory)) {
+                (Whose::Unknown, Some(parent)) => directory = *parent,
+                (whose, _) => return whose == Whose::Others,
+            }
+        }
+        false
+    }
+}
+
+/// A tree, in which directories are found by their handles.
+#[derive(Debug)]
+pub(super) struct Tree {
+    top: OwnedFd,
+    /// What the kernel prints for it; empty for `/`.
+    path: Vec<u8>,
+}
+
+/// Where a directory is.
+enum Found {
+    /// Relative to the tree's root: empty, or with a leading slash.
+    Inside(Vec<u8>),
+    Outside,
+    /// Nowhere any more.
+    Gone,
+}
+
+impl Tree {
+    /// The tree below an open directory, which is not moved while it is in use.
+    pub(super) fn below(top: OwnedFd) -> Result<Tree, Errno> {
+        let path = printed(&top)?;
+        Ok(Tree { top, path: if path == b"/" { Vec::new() } else { path } })
+    }
+
+    /// Whether the root itself is found by its handle.
+    pub(super) fn probe(&self) -> Result<(), Errno> {
+        let handle = notify::handle_of(self.top.as_fd())?;
+        match self.find(&handle)? {
+            Found::Inside(path) if path.is_empty() => Ok(()),
+            Found::Inside(_) | Found::Outside | Found::Gone => Err(Errno(libc::EXDEV)),
+        }
+    }
+
+    fn find(&self, handle: &[u8]) -> Result<Found, Errno> {
+        let directory = match notify::open_handle(self.top.as_fd(), handle) {
+            Err(Errno(libc::ESTALE)) => return Ok(Found::Gone),
+            answer => answer?,
+        };
+        let path = printed(&directory)?;
+        if path.ends_with(b" (deleted)") && !is_at(&directory, &path)? {
+            return Ok(Found::Gone);
+        }
+        // `/` is the empty path here, and what the mount does not reach begins otherwise.
+        let path = if path == b"/" { Vec::new() } else { path };
+        Ok(match path.strip_prefix(self.path.as_slice()) {
+            Some(rest) if rest.is_empty() || rest.starts_with(b"/") => Found::Inside(rest.to_vec()),
+            Some(_) | None => Found::Outside,
+        })
+    }
+}
+
+/// The path that the kernel prints for an open file.
+fn printed(file: &OwnedFd) -> Result<Vec<u8>, Errno> {
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match rustix::fs::readlink(link, Vec::new()) {
+        Ok(path) => Ok(path.into_bytes()),
+        Err(errno) => Err(Errno(errno.raw_os_error())),
+    }
+}
+
+/// Whether a path leads to this file.
+fn is_at(file: &OwnedFd, path: &[u8]) -> Result<bool, Errno> {
+    let kernel = |errno: rustix::io::Errno| Errno(errno.raw_os_error());
+    let own = rustix::fs::fstat(file).map_err(kernel)?;
+    match rustix::fs::lstat(OsStr::from_bytes(path)) {
+        Ok(found) => Ok((found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(false),
+        Err(errno) => Err(kernel(errno)),
     }
 }
 
@@ -75,16 +245,11 @@ struct Event<'a> {
 }
 
 /// Takes in a buffer of events; false where it makes no sense.
-pub(super) fn take(
-    mut bytes: &[u8],
-    handles: &mut Handles,
-    files: &mut Files,
-    notes: &mut Notes,
-) -> bool {
+pub(super) fn take(mut bytes: &[u8], files: &mut Files, notes: &mut Notes) -> bool {
     while !bytes.is_empty() {
         let Some((event, rest)) = Event::parse(bytes) else { return false };
         notes.count();
-        event.note(handles, files, notes);
+        event.note(files, notes);
         bytes = rest;
     }
     true
@@ -92,7 +257,7 @@ pub(super) fn take(
 
 /// What read(2) wrote into a buffer.
 pub(super) fn read<'a>(
-    queue: &std::os::fd::OwnedFd,
+    queue: &OwnedFd,
     buffer: &'a mut [MaybeUninit<u8>],
 ) -> rustix::io::Result<&'a [u8]> {
     rustix::io::read(queue, buffer).map(|(bytes, _)| &*bytes)
@@ -137,7 +302,7 @@ impl<'a> Event<'a> {
         Some(())
     }
 
-    fn note(&self, handles: &mut Handles, files: &mut Files, notes: &mut Notes) {
+    fn note(&self, files: &mut Files, notes: &mut Notes) {
         if self.mask & notify::OVERFLOW != 0 {
             return notes.overflow();
         }
@@ -148,34 +313,50 @@ impl<'a> Event<'a> {
                 files.renames = files.renames.wrapping_add(1);
                 let halves = [(old, ReadFlags::MOVED_FROM), (new, ReadFlags::MOVED_TO)];
                 for ((dir, name), what) in halves {
-                    let Some(dir) = handles.among(dir, &files.inside) else { continue };
-                    notes.entry(dir, name, what | kind, files.renames, false);
-                    if what == ReadFlags::MOVED_TO {
-                        self.comes_inside(handles, files);
+                    let dir = files.directory(dir);
+                    if files.whose(dir) != Whose::Others {
+                        notes.entry(dir, name, what | kind, files.renames, false);
                     }
                 }
             }
             (Some((dir, name)), None) => {
-                let Some(dir) = handles.among(dir, &files.inside) else { return };
+                let dir = files.directory(dir);
+                if let (true, Some(directory), true) = (is_directory, self.file, name != b".") {
+                    self.comes_or_goes(directory, dir, files, notes, name);
+                }
                 match name {
+                    _ if files.whose(dir) == Whose::Others => {}
                     b"." => notes.own(dir),
-                    _ => self.entry(dir, name, kind, handles, files, notes),
+                    _ => self.entry(dir, name, kind, files, notes),
                 }
             }
             (None, _) => self.nameless(files, notes),
         }
     }
 
-    /// Several events may have become one: what came before what went.
-    fn entry(
+    /// A directory is new in another, or goes from it. What was in an older one that goes cannot
+    /// be named any more.
+    fn comes_or_goes(
         &self,
-        dir: i32,
-        name: &[u8],
-        kind: ReadFlags,
-        handles: &mut Handles,
+        directory: &[u8],
+        parent: i32,
         files: &mut Files,
         notes: &mut Notes,
+        name: &[u8],
     ) {
+        let (comes, goes) = (self.mask & notify::CREATE != 0, self.mask & notify::DELETE != 0);
+        if !comes && !goes {
+            return;
+        }
+        files.is_below(directory, parent, comes);
+        let was_made = files.directories.get(directory).is_some_and(|it| files.made.contains(it));
+        if goes && !was_made && files.whose(parent) != Whose::Others {
+            notes.tree(parent, name);
+        }
+    }
+
+    /// Several events may have become one: what came before what went.
+    fn entry(&self, dir: i32, name: &[u8], kind: ReadFlags, files: &mut Files, notes: &mut Notes) {
         let comes = self.mask & notify::CREATE != 0;
         let is_link = comes && kind.is_empty() && self.is_link(files);
         for (bit, what) in [
@@ -187,21 +368,8 @@ impl<'a> Event<'a> {
                 notes.entry(dir, name, what | kind, 0, is_link);
             }
         }
-        if comes {
-            self.comes_inside(handles, files);
-        }
         if is_overlay(self.mask, name) {
-            notes.lose_sight(Blindness::Marks(OVERLAY.to_owned()));
-        }
-    }
-
-    /// A directory that comes into the tree is part of it.
-    fn comes_inside(&self, handles: &mut Handles, files: &mut Files) {
-        if self.mask & notify::ON_DIRECTORY == 0 {
-            return;
-        }
-        if let Some(directory) = self.file {
-            files.inside.insert(handles.number(directory));
+            notes.doubt(dir, Blindness::Marks(OVERLAY.to_owned()));
         }
     }
 

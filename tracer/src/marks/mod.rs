@@ -172,7 +172,7 @@ pub(crate) fn probe_file_system(directory: &Path) -> Result<(), Error> {
     let unavailable = |why| Error::NotAvailable { backend: "fanotify", why };
     let top = std::fs::File::open(directory)
         .map_err(|error| unavailable(format!("open({:?}): {error}", directory.display())))?;
-    place::marked_file_system(&top.into()).map(drop).map_err(unavailable)
+    place::marked_file_system(&top.into()).map(place::close_aside).map_err(unavailable)
 }
 
 /// Finds out whether a mark tells of a write.
@@ -201,7 +201,7 @@ pub(crate) fn probe() -> Result<(), Error> {
 /// A command that may open files by handle reaches them under no name; one
 /// that may mount reaches directories that lie hidden below mounts, and writes
 /// through what the kernel keeps open itself.
-fn what_marks_cannot_see(command: &Command) -> Option<&'static str> {
+pub(crate) fn what_marks_cannot_see(command: &Command) -> Option<&'static str> {
     if command.namespaces.user.is_some() {
         return None; // capabilities in a user namespace are none outside of it
     }
@@ -249,6 +249,7 @@ fn read_until(mut queue: Queue, stop: &OwnedFd) -> Notes {
         let is_over = waited(stop, pause);
         let count = queue.read(&mut notes);
         if is_over {
+            queue.settle(&mut notes);
             return notes;
         }
         pause = if count > 256 { SHORTEST } else { LONGEST.min(pause * 2) };
@@ -262,7 +263,7 @@ fn waited(stop: &OwnedFd, pause: Duration) -> bool {
     poll(&mut polled, Some(&pause)).is_ok_and(|ready| ready > 0)
 }
 
-/// Directories by the mark on them, relative to the root: empty, or with a
+/// Directories by the mark on them, or another number, relative to the root: empty, or with a
 /// leading slash.
 type Paths = HashMap<i32, Vec<u8>>;
 

@@ -3,13 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::inotify::{Event, ReadFlags, Reader};
 use rustix::io::Errno;
 
 use super::Paths;
-use super::handles::{self, Files, Handles};
+use super::handles::{self, Files, Settled};
 use crate::outcome::{Blindness, Touched, TouchedSet};
 use crate::sys;
 
@@ -21,17 +20,14 @@ pub(super) struct Queue {
     fd: OwnedFd,
     buffer: Box<[MaybeUninit<u8>]>,
     /// Those of fanotify name directories and files by handle.
-    handles: Option<(Arc<Mutex<Handles>>, Files)>,
+    files: Option<Files>,
 }
 
 impl Queue {
     const SIZE: usize = 128 << 10;
 
-    pub(super) fn of(
-        queue: &OwnedFd,
-        handles: Option<(Arc<Mutex<Handles>>, Files)>,
-    ) -> Result<Queue, crate::Errno> {
-        Ok(Queue { fd: sys::duplicate(queue)?, buffer: Queue::buffer(), handles })
+    pub(super) fn of(queue: &OwnedFd, files: Option<Files>) -> Result<Queue, crate::Errno> {
+        Ok(Queue { fd: sys::duplicate(queue)?, buffer: Queue::buffer(), files })
     }
 
     pub(super) fn buffer() -> Box<[MaybeUninit<u8>]> {
@@ -41,12 +37,11 @@ impl Queue {
     /// Takes in all events that are there; answers how many.
     pub(super) fn read(&mut self, notes: &mut Notes) -> u64 {
         let before = notes.events;
-        let end = match &mut self.handles {
+        let end = match &mut self.files {
             None => read_marks(&self.fd, &mut self.buffer, notes),
-            Some((handles, files)) => {
-                notes.sees_outside = true;
-                let mut handles = handles.lock().unwrap_or_else(PoisonError::into_inner);
-                read_handles(&self.fd, &mut self.buffer, &mut handles, files, notes)
+            Some(files) => {
+                notes.settled.get_or_insert_default();
+                read_handles(&self.fd, &mut self.buffer, files, notes)
             }
         };
         if let Err(errno) = end {
@@ -55,6 +50,27 @@ impl Queue {
             notes.is_incomplete = true;
         }
         notes.events - before
+    }
+
+    /// Where the directories are that the notes speak of, where these are known by handle only.
+    pub(super) fn settle(&mut self, notes: &mut Notes) {
+        let Some(files) = &mut self.files else { return };
+        match files.settle() {
+            Ok(settled) => notes.settled = Some(settled),
+            Err(why) => notes.lose_sight(why),
+        }
+    }
+
+    /// Passes over all events that are there.
+    pub(super) fn skip(fd: &OwnedFd) -> Result<(), Errno> {
+        let mut buffer = Queue::buffer();
+        loop {
+            match handles::read(fd, &mut buffer) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(errno) => return Err(errno),
+            }
+        }
     }
 }
 
@@ -77,13 +93,12 @@ fn read_marks(
 fn read_handles(
     fd: &OwnedFd,
     buffer: &mut [MaybeUninit<u8>],
-    handles: &mut Handles,
     files: &mut Files,
     notes: &mut Notes,
 ) -> Result<(), Errno> {
     loop {
         match handles::read(fd, buffer) {
-            Ok(bytes) if handles::take(bytes, handles, files, notes) => {}
+            Ok(bytes) if handles::take(bytes, files, notes) => {}
             Ok(_) => return Err(Errno::BADMSG),
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => return Ok(()),
@@ -114,9 +129,11 @@ pub(super) struct Notes {
     blind: Option<Unseen>,
     /// Whether events were lost, so that nobody knows where directories are.
     is_incomplete: bool,
-    /// Whether there are events of directories outside the tree, or in new
-    /// ones, which are reported as trees.
-    sees_outside: bool,
+    /// Reasons not to know, if the directory is one of the tree.
+    doubts: HashMap<i32, Unseen>,
+    /// Directories that are known by handle, and found at the end. There may be events of more:
+    /// of new ones, which are reported as trees, and of those that are gone.
+    settled: Option<Settled>,
     events: u64,
 }
 
@@ -247,10 +264,22 @@ impl Notes {
         }
     }
 
+    /// All below an entry of a directory.
+    pub(super) fn tree(&mut self, directory: i32, name: &[u8]) {
+        self.trees.insert((directory, name.into()));
+    }
+
     fn suspect_link(&mut self, entry: Name) {
-        if self.blind.is_none() {
+        if self.settled.is_some() {
+            self.doubts.entry(entry.0).or_insert(Unseen::Link(entry));
+        } else if self.blind.is_none() {
             self.blind = Some(Unseen::Link(entry));
         }
+    }
+
+    /// A reason not to know what changed, if the directory is one of the tree.
+    pub(super) fn doubt(&mut self, directory: i32, why: Blindness) {
+        self.doubts.entry(directory).or_insert(Unseen::Other(why));
     }
 
     pub(super) fn lose_sight(&mut self, blindness: Blindness) {
@@ -260,11 +289,17 @@ impl Notes {
         }
     }
 
-    /// Says the same with the paths that the marks had at first.
-    pub(super) fn conclude(self, paths: &Paths) -> Concluded {
-        let told = Told { paths, sees_outside: self.sees_outside };
+    /// Says the same with the paths that the marks had at first, or that were found at the end.
+    pub(super) fn conclude(mut self, marked: &Paths) -> Concluded {
+        let settled = self.settled.take();
+        let paths = settled.as_ref().map_or(marked, |settled| &settled.paths);
+        let told = Told { paths, sees_others: settled.is_some() };
         let trees = told.trees(&self.trees);
-        let touched = match self.blind {
+        let is_others = |directory: &i32| {
+            settled.as_ref().is_some_and(|settled| settled.others.contains(directory))
+        };
+        let mut doubts = self.doubts.into_iter().filter(|(directory, _)| !is_others(directory));
+        let touched = match self.blind.or_else(|| doubts.next().map(|(_, why)| why)) {
             Some(Unseen::Other(why)) => Touched::Anything(why),
             Some(Unseen::Link((dir, name))) => {
                 let dir = paths.get(&dir).map_or(b"(new directory)".as_slice(), Vec::as_slice);
@@ -290,15 +325,15 @@ pub(super) struct Concluded {
 /// Directories by their paths.
 struct Told<'a> {
     paths: &'a Paths,
-    sees_outside: bool,
+    sees_others: bool,
 }
 
 impl Told<'_> {
-    /// The path of a directory; `None` where there should be one, `Some(None)` outside the tree.
+    /// The path of a directory; `None` where there should be one, `Some(None)` where not.
     fn directory(&self, number: i32) -> Option<Option<&Vec<u8>>> {
         match self.paths.get(&number) {
             Some(path) => Some(Some(path)),
-            None => self.sees_outside.then_some(None),
+            None => self.sees_others.then_some(None),
         }
     }
 

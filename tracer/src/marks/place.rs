@@ -5,13 +5,12 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::inotify::{self, CreateFlags};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir, StatxFlags};
 use rustix::io::Errno;
 
-use super::handles::{Files, Handles};
+use super::handles::{Files, Tree};
 use super::notes::{Notes, Queue};
 use super::{EVENTS, Kind, Paths};
 use crate::outcome::{Blindness, Touched, is_within};
@@ -22,11 +21,11 @@ const LIMIT: &str = "/proc/sys/fs/inotify/max_user_watches";
 
 /// Marks that are where the directories are.
 pub(super) struct Placed {
+    kind: Kind,
     queue: OwnedFd,
-    /// Directories by their handles, where the mark is on the file system.
-    handles: Option<Arc<Mutex<Handles>>>,
     top: OwnedFd,
     mount: Mount,
+    /// None where the mark is on the file system.
     paths: Paths,
     /// Directories that came or moved, and are not marked yet.
     stale: Vec<Vec<u8>>,
@@ -46,33 +45,41 @@ struct Mount {
 impl Placed {
     /// Marks every directory of the mount at `root`, or its file system.
     pub(super) fn on(root: &Path, kind: Kind) -> Result<Placed, Blindness> {
-        let top = fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        // Open for reading, because files are not found by handle on a mere place.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let top = fs::open(root, flags, Mode::empty())
             .map_err(|errno| refused("open", root.as_os_str().as_bytes(), errno))?;
         let queue = match kind {
             Kind::Directories => inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
                 .map_err(|errno| Blindness::Marks(told("inotify_init1", errno)))?,
             Kind::FileSystem => marked_file_system(&top).map_err(Blindness::Marks)?,
         };
-        let handles = (kind == Kind::FileSystem).then(Arc::default);
         let mount = Mount::of(&top).map_err(|errno| refused("statx", b"/", errno))?;
         let (paths, stale) = (Paths::new(), vec![Vec::new()]);
-        let mut placed = Placed { queue, handles, top, mount, paths, stale, lost: false };
+        let mut placed = Placed { kind, queue, top, mount, paths, stale, lost: false };
         placed.mark_stale()?;
         Ok(placed)
     }
 
     pub(super) fn kind(&self) -> Kind {
-        if self.handles.is_some() { Kind::FileSystem } else { Kind::Directories }
+        self.kind
     }
 
     pub(super) fn events(&self) -> Result<Queue, crate::Errno> {
-        let files = || Files::of(self.paths.keys().copied());
-        Queue::of(&self.queue, self.handles.clone().map(|handles| (handles, files())))
+        let files = match self.kind {
+            Kind::Directories => None,
+            Kind::FileSystem => Some(Files::of(Tree::below(crate::sys::duplicate(&self.top)?)?)),
+        };
+        Queue::of(&self.queue, files)
     }
 
     /// Itself, after what happened since the last command; none where that
     /// cannot be told.
     pub(super) fn refreshed(mut self) -> Result<Option<Placed>, Blindness> {
+        if self.kind == Kind::FileSystem {
+            let skipped = Queue::skip(&self.queue);
+            return skipped.map(|()| Some(self)).map_err(|e| Blindness::Marks(told("read", e)));
+        }
         let mut notes = Notes::default();
         self.events().map_err(|errno| Blindness::Marks(format!("dup: {errno}")))?.read(&mut notes);
         self.settle(notes);
@@ -98,7 +105,7 @@ impl Placed {
     /// marks off those that moved out of sight.
     fn mark_stale(&mut self) -> Result<(), Blindness> {
         let stale = std::mem::take(&mut self.stale);
-        if stale.is_empty() {
+        if stale.is_empty() || self.kind == Kind::FileSystem {
             return Ok(());
         }
         let is_stale = |path: &[u8]| stale.iter().any(|tree| is_within(path, tree));
@@ -112,10 +119,8 @@ impl Placed {
         }
         for wd in adrift {
             self.paths.remove(&wd);
-            if self.handles.is_none() {
-                // Gone with its directory already, or taken off now.
-                let _ = inotify::remove_watch(&self.queue, wd);
-            }
+            // Gone with its directory already, or taken off now.
+            let _ = inotify::remove_watch(&self.queue, wd);
         }
         Ok(())
     }
@@ -127,24 +132,13 @@ impl Placed {
         if mount != self.mount {
             return Ok(None);
         }
-        let wd = self.number(&handle, dir)?;
+        let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
+        let wd = inotify::add_watch(&self.queue, path, EVENTS)
+            .map_err(|errno| refused("inotify_add_watch", dir, errno))?;
         self.paths.insert(wd, dir.to_vec());
         for_each_directory(&handle, |name| below.push([dir, b"/", name].concat()))
             .map_err(|errno| refused("getdents64", dir, errno))?;
         Ok(Some(wd))
-    }
-
-    /// What events call a directory.
-    fn number(&self, directory: &OwnedFd, dir: &[u8]) -> Result<i32, Blindness> {
-        let Some(handles) = &self.handles else {
-            let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
-            return inotify::add_watch(&self.queue, path, EVENTS)
-                .map_err(|errno| refused("inotify_add_watch", dir, errno));
-        };
-        let handle = notify::handle_of(directory.as_fd()).map_err(|errno| {
-            refused("name_to_handle_at", dir, Errno::from_raw_os_error(errno.0))
-        })?;
-        Ok(handles.lock().unwrap_or_else(PoisonError::into_inner).number(&handle))
     }
 
     fn open(&self, dir: &[u8]) -> Result<Option<OwnedFd>, Blindness> {
@@ -158,13 +152,30 @@ impl Placed {
     }
 }
 
+impl Drop for Placed {
+    /// The kernel takes its time to take a mark off a file system; nobody has to wait for that.
+    fn drop(&mut self) {
+        if let (Kind::FileSystem, Ok(queue)) = (self.kind, crate::sys::duplicate(&self.queue)) {
+            close_aside(queue);
+        }
+    }
+}
+
+/// Closes a queue of fanotify on a thread of its own; without one, here.
+pub(super) fn close_aside(queue: OwnedFd) {
+    let thread = std::thread::Builder::new().name("unmark".to_owned());
+    drop(thread.spawn(move || drop(queue)));
+}
+
 /// A queue with a mark on the file system of a directory; why there is none.
 pub(super) fn marked_file_system(top: &OwnedFd) -> Result<OwnedFd, String> {
     let queue = notify::queue().map_err(|errno| format!("fanotify_init: {errno}"))?;
     let why = |call: &str, errno: crate::Errno| format!("{call} on this file system: {errno}");
     notify::mark_file_system(queue.as_fd(), top.as_fd())
         .map_err(|errno| why("fanotify_mark(FAN_MARK_FILESYSTEM)", errno))?;
-    notify::handle_of(top.as_fd()).map_err(|errno| why("name_to_handle_at", errno))?;
+    let top = crate::sys::duplicate(top).map_err(|errno| why("dup", errno))?;
+    let found = Tree::below(top).and_then(|tree| tree.probe());
+    found.map_err(|errno| why("open_by_handle_at", errno))?;
     Ok(queue)
 }
 

@@ -149,7 +149,11 @@ fn a_mark_on_the_file_system_tells_more() {
         ("echo new > d/f", "/d/f"),
         ("chmod 700 d", "/d"),
         ("chmod 700 .", "/"),
-        ("mv d g; echo new > g/e/c", "/d /d/e/c /g /d/** /g/**"),
+        ("mv d g; echo new > g/e/c", "/d /g /g/e/c /d/** /g/**"),
+        ("rm -r d", "/d /d/**"),
+        ("rm -r d; mkdir d; echo new > d/b", "/d /d/**"),
+        ("mkdir 'n (deleted)'; mv d 'n (deleted)'", "/d /n (deleted) /d/** /n (deleted)/**"),
+        ("mkdir n; mv d/e n; echo new > n/e/c; rm -r n", "/d/e /n /d/e/** /n/**"),
         ("cp a a.new; mv a.new a", "/a /a.new"),
         ("echo > d/t; rm d/t", "/d/t"),
         ("mkdir n; echo > n/x; rm -r n", "/n /n/**"),
@@ -171,6 +175,7 @@ fn a_mark_on_the_file_system_tells_more() {
     for (between, script, want) in [
         ("mkdir -p n/m", "echo new > n/m/x", "/n/m/x"),
         ("mv d t; mkdir d; mv t d/e", "echo new > d/e/e/c; echo new > d/x", "/d/e/e/c /d/x"),
+        ("mkdir 'x (deleted)'", "echo new > 'x (deleted)/y'", "/x (deleted)/y"),
         ("rm -r d; mkdir d", "echo new > d/b", "/d/b"),
     ] {
         let mut tree = Watched::new();

@@ -138,11 +138,37 @@ pub(crate) fn close_all_but(keep: BorrowedFd<'_>) {
     }
 }
 
-/// Closes one descriptor of this copy of the program.
-pub(crate) fn close(fd: BorrowedFd<'_>) {
-    // SAFETY: called in a forked child, whose owner of the descriptor lives in
-    // the parent only.
-    unsafe { libc::close(fd.as_raw_fd()) };
+/// Closes every descriptor from 3 up but these. Only for a process that will not
+/// touch any other descriptor it inherited.
+pub(crate) fn close_others<const COUNT: usize>(keep: [BorrowedFd<'_>; COUNT]) {
+    let mut keep = keep.map(|fd| fd.as_raw_fd().cast_unsigned());
+    keep.sort_unstable();
+    let mut from = 3;
+    for next in keep.into_iter().chain([u32::MAX]) {
+        if next > from {
+            close_range(from, next - 1);
+        }
+        from = from.max(next.saturating_add(1));
+    }
+}
+
+/// Closes the descriptors from `first` to `last`.
+fn close_range(first: u32, last: u32) {
+    // SAFETY: the caller gives up what it inherited.
+    unsafe {
+        if libc::syscall(libc::SYS_close_range, first, last, 0u32) != 0 {
+            for fd in first..=last.min(65_535) {
+                libc::close(fd.cast_signed());
+            }
+        }
+    }
+}
+
+/// Waits so many milliseconds.
+pub(crate) fn pause(milliseconds: i64) {
+    let time = libc::timespec { tv_sec: 0, tv_nsec: milliseconds * 1_000_000 };
+    // SAFETY: reads a struct on this stack; null is allowed for what is left.
+    unsafe { libc::nanosleep(&raw const time, ptr::null_mut()) };
 }
 
 /// Reads some bytes; 0 is the end.

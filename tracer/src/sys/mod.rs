@@ -11,6 +11,7 @@ pub(crate) mod trace;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 
 use crate::error::Errno;
 
@@ -109,19 +110,22 @@ pub(crate) struct ActingAs {
     dumpable: usize,
 }
 
+/// Whether the program was readable before a thread of it acted as somebody else: all of its threads are
+/// readable or none.
+static DUMPABLE: OnceLock<usize> = OnceLock::new();
+
 impl ActingAs {
     /// Becomes `uid` and `gid` for this thread.
     pub(crate) fn new(uid: u32, gid: u32) -> ActingAs {
-        let dumpable = child::prctl(libc::PR_GET_DUMPABLE, 0).unwrap_or(0);
+        let dumpable = *DUMPABLE.get_or_init(|| {
+            let dumpable = child::prctl(libc::PR_GET_DUMPABLE, 0).unwrap_or(0);
+            usize::try_from(dumpable).unwrap_or(0)
+        });
         // SAFETY: both calls take numbers only and answer with the old id.
         unsafe {
             let old_gid = libc::setfsgid(gid).cast_unsigned();
             let old_uid = libc::setfsuid(uid).cast_unsigned();
-            ActingAs {
-                uid: old_uid,
-                gid: old_gid,
-                dumpable: usize::try_from(dumpable).unwrap_or(0),
-            }
+            ActingAs { uid: old_uid, gid: old_gid, dumpable }
         }
     }
 }

@@ -71,3 +71,24 @@ pub(crate) fn handle_of(file: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
     let length = usize::try_from(handle.length).unwrap_or(0).min(MAX);
     Ok([&handle.kind.to_ne_bytes(), &handle.bytes[..length]].concat())
 }
+
+/// Opens what a handle is of, on the file system of an open file, as a place only.
+pub(crate) fn open_handle(on: BorrowedFd<'_>, handle: &[u8]) -> Result<OwnedFd, Errno> {
+    const KIND: usize = 4;
+    let (kind, bytes) = handle.split_at_checked(KIND).ok_or(Errno(libc::EINVAL))?;
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    // `struct file_handle`: length, type, bytes; in words, because it begins with some.
+    let whole = [&length.to_ne_bytes(), kind, bytes].concat();
+    let mut words = vec![0u64; whole.len().div_ceil(8)];
+    for (word, piece) in words.iter_mut().zip(whole.chunks(8)) {
+        let mut full = [0; 8];
+        full[..piece.len()].copy_from_slice(piece);
+        *word = u64::from_ne_bytes(full);
+    }
+    let flags = libc::O_PATH | libc::O_CLOEXEC;
+    // SAFETY: the kernel reads a header and as many bytes as it says, and all of them are there.
+    let fd = unsafe { libc::open_by_handle_at(on.as_raw_fd(), words.as_mut_ptr().cast(), flags) };
+    let fd = check(i64::from(fd))?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(int(fd)) })
+}

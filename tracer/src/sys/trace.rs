@@ -145,11 +145,6 @@ pub(crate) fn stopped_call(tid: i32) -> Result<Option<StoppedCall>, Errno> {
     }))
 }
 
-/// Where the instruction is that a tracee is stopped after.
-pub(crate) fn instruction(tid: i32) -> Result<u64, Errno> {
-    syscall_info(tid).map(|info| info.ip)
-}
-
 fn syscall_info(tid: i32) -> Result<SyscallInfo, Errno> {
     const GET_SYSCALL_INFO: u32 = 0x420e;
     let mut info = SyscallInfo::default();

@@ -36,6 +36,12 @@ fn inotify_has_what_random_programs_change() {
 }
 
 #[test]
+fn fanotify_has_what_random_programs_change() {
+    let known = run_random(Choice::Fanotify, &[Place::Namespaced]);
+    assert!(known.told * 5 > known.runs * 4, "{known:?}");
+}
+
+#[test]
 fn what_has_failed_once_does_not_fail_again() {
     for (choice, place, text) in FIXTURES {
         let tracer = Tracer::probe(*choice).unwrap();
