@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::base;
-use crate::executor::Build;
+use crate::executor::{Build, Place};
 use crate::registry::{Access, PASSWORD, Registry, USER, base64};
 
 const HOST: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
@@ -215,7 +215,6 @@ fn without_credentials_the_refusal_says_so() {
 #[test]
 fn a_helper_that_a_base_image_brings_is_never_run() {
     use crate::craft::{Compression, Craft, Layer};
-    use crate::executor::Place;
     use crate::pod::Privileges;
     let registry = Registry::start(Access::PlainBasic);
     let layout = tempfile::tempdir().unwrap();
