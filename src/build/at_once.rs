@@ -150,7 +150,7 @@ impl Stages<'_, '_> {
                     let build = move || span.in_scope(|| self.build_beside(stages, telling));
                     let thread = thread::Builder::new().name("stage".to_owned()).stack_size(STACK);
                     if let Err(error) = thread.spawn_scoped(scope, build) {
-                        tracing::debug!("no thread for a stage: {error}");
+                        tracing::warn!("no thread for a stage: {error}");
                     }
                 }
                 if running.is_empty() {

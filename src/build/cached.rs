@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use super::ahead::Keyed;
-use super::between::write;
+use super::between::{KeptTree, read, write};
 use super::by_content::ByContent;
 use super::keys::sources_of;
 use super::stage::{Fold, Stages};
@@ -224,6 +224,12 @@ impl Stages<'_, '_> {
     /// Makes sure that the tree of a stage that is built is on disk, whole.
     pub(super) fn lay_out_finished(&self, number: usize) -> Result<(), Failure> {
         let finished = self.finished(number)?;
+        let layers = finished.image.layers();
+        let is_whole = |tree: &KeptTree| tree.rootfs.is_some() && tree.on_disk == layers.len();
+        // Whoever copies the whole tree for itself only reads it, and need not be waited for.
+        if is_whole(&read(&finished.tree)) {
+            return Ok(());
+        }
         let mut tree = write(&finished.tree);
         let mut rootfs = match tree.rootfs.take() {
             Some(rootfs) => rootfs,
@@ -233,7 +239,6 @@ impl Stages<'_, '_> {
                 Rootfs::empty(&dir).could_not(|| format!("unpack stage {number}"))?
             }
         };
-        let layers = finished.image.layers();
         if tree.on_disk < layers.len() {
             let missing = &layers[tree.on_disk..];
             tracing::info!("Unpacking {} layers of stage {number} to copy from it", missing.len());

@@ -5,7 +5,7 @@
 //! where its image is gone, or the registry has lost some of it, everything is looked at as without it.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::{Cache, UnusableEntry, locked};
 use crate::image::{Digest, Flavor, Image, Platform, Reference, Repository};
@@ -145,8 +145,8 @@ impl Cache<'_> {
         self.registry.was_told(repository, noted, &layers)
     }
 
-    fn notes(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Digest>> {
-        self.notes.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn notes(&self) -> MutexGuard<'_, BTreeMap<String, Digest>> {
+        locked(&self.notes.0)
     }
 }
 

@@ -243,7 +243,7 @@ fn take(
         Err(TryLockError::Error(source)) => return Err(CacheError::Io { id, path, source }),
         Err(TryLockError::WouldBlock) => {}
     }
-    tracing::info!("Waiting for the cache {id:?}, which another build uses");
+    tracing::info!("Waiting for the cache {id:?}, which another step or build uses");
     let (sender, receiver) = channel();
     let ended = sender.clone();
     interrupt.also(move || drop(ended.send(Err(CacheError::Interrupted))));
