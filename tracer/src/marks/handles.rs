@@ -20,7 +20,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::inotify::ReadFlags;
 
 use super::Paths;
-use super::notes::Notes;
+use super::notes::{Name, Notes};
 use crate::error::Errno;
 use crate::outcome::Blindness;
 use crate::sys::notify;
@@ -38,12 +38,20 @@ pub(super) struct Files {
     whose: Vec<Whose>,
     /// Directories that were made. All that is in them is told with the topmost of them.
     made: HashSet<i32>,
+    /// Directories that were removed.
+    removed: HashSet<i32>,
     /// Where directories came or went that nobody knows otherwise.
     above: HashMap<i32, i32>,
     /// Files that were made.
     born: HashSet<Handle>,
     /// Files whose number of names changed, or other attributes behind no name.
     relinked: HashSet<Handle>,
+    /// Old files that got a further name.
+    linked: HashSet<Handle>,
+    /// Old files that were changed, and under which name.
+    changed: HashSet<(Handle, Name)>,
+    /// Old files that lost a name, by its removal or to another one, and that name.
+    unnamed: HashSet<(Handle, Name)>,
     renames: u32,
 }
 
@@ -73,9 +81,13 @@ impl Files {
             directories: HashMap::new(),
             whose: Vec::new(),
             made: HashSet::new(),
+            removed: HashSet::new(),
             above: HashMap::new(),
             born: HashSet::new(),
             relinked: HashSet::new(),
+            linked: HashSet::new(),
+            changed: HashSet::new(),
+            unnamed: HashSet::new(),
             renames: 0,
         }
     }
@@ -105,8 +117,8 @@ impl Files {
         index.and_then(|index| self.whose.get(index)).copied().unwrap_or(Whose::Unknown)
     }
 
-    /// A directory came into, or went from, another.
-    fn is_below(&mut self, handle: &[u8], parent: i32, is_made: bool) {
+    /// A directory came into, or went from, another; its number.
+    fn is_below(&mut self, handle: &[u8], parent: i32, is_made: bool) -> i32 {
         let whose = self.whose(parent);
         let number = self.number(handle, |_| whose);
         if self.whose(number) == Whose::Unknown {
@@ -118,11 +130,25 @@ impl Files {
         if is_made {
             self.made.insert(number);
         }
+        number
+    }
+
+    /// Names under which old files with a further name were changed, and which they lost.
+    ///
+    /// The kernel puts an event together with an equal one that was not read yet, wherever that stands in the
+    /// queue (`fanotify_merge` in its `fs/notify/fanotify/fanotify.c`), so the order of events says
+    /// nothing here. A name that is still there leads to the file, and by it to its other names.
+    pub(super) fn lost_links(&self) -> impl Iterator<Item = &Name> {
+        let lost = self.changed.intersection(&self.unnamed);
+        lost.filter(|(file, _)| self.linked.contains(file)).map(|(_, name)| name)
     }
 
     /// Where the directories are that were not made by the command and are still there: by the
     /// end of it, which is when the tree is looked at.
     pub(super) fn settle(&mut self) -> Result<Settled, Blindness> {
+        // Should the tree be somewhere else by now, all of it was taken for others'.
+        let root = self.tree.probe();
+        root.map_err(|errno| Blindness::Marks(format!("the root of the tree: {errno}")))?;
         let mut settled = Settled::default();
         let mut refused = Vec::new();
         for (handle, number) in &self.directories {
@@ -136,6 +162,12 @@ impl Files {
                     settled.paths.insert(*number, path);
                 }
                 Ok(Found::Outside) => self.whose[index] = Whose::Others,
+                // A handle dies otherwise, too: EXT4_IOC_SETVERSION needs no more than the owner.
+                Ok(Found::Gone)
+                    if self.whose[index] == Whose::Tree && !self.removed.contains(number) =>
+                {
+                    refused.push((*number, Errno(libc::ESTALE)));
+                }
                 Ok(Found::Gone) => {}
                 Err(errno) => refused.push((*number, errno)),
             }
@@ -307,6 +339,9 @@ impl<'a> Event<'a> {
             return notes.overflow();
         }
         let is_directory = self.mask & notify::ON_DIRECTORY != 0;
+        if let (false, Some(file), Some(name)) = (is_directory, self.file, self.entry) {
+            self.remember(file, name, files);
+        }
         let kind = if is_directory { ReadFlags::ISDIR } else { ReadFlags::empty() };
         match (self.entry, self.renamed) {
             (Some(old), Some(new)) => {
@@ -334,6 +369,24 @@ impl<'a> Event<'a> {
         }
     }
 
+    /// What happens to an old file by its names.
+    fn remember(&self, file: &[u8], (dir, name): (&[u8], &[u8]), files: &mut Files) {
+        if files.born.contains(file) {
+            return;
+        }
+        let changes = self.mask & (notify::MODIFY | notify::ATTRIB | notify::CLOSE_WRITE) != 0;
+        let goes = self.mask & notify::DELETE != 0 || self.renamed.is_some();
+        let name = |files: &mut Files| (Handle::from(file), (files.directory(dir), name.into()));
+        if changes {
+            let name = name(files);
+            files.changed.insert(name);
+        }
+        if goes {
+            let name = name(files);
+            files.unnamed.insert(name);
+        }
+    }
+
     /// A directory is new in another, or goes from it. What was in an older one that goes cannot
     /// be named any more.
     fn comes_or_goes(
@@ -348,7 +401,10 @@ impl<'a> Event<'a> {
         if !comes && !goes {
             return;
         }
-        files.is_below(directory, parent, comes);
+        let number = files.is_below(directory, parent, comes);
+        if goes {
+            files.removed.insert(number);
+        }
         let was_made = files.directories.get(directory).is_some_and(|it| files.made.contains(it));
         if goes && !was_made && files.whose(parent) != Whose::Others {
             notes.tree(parent, name);
@@ -359,6 +415,9 @@ impl<'a> Event<'a> {
     fn entry(&self, dir: i32, name: &[u8], kind: ReadFlags, files: &mut Files, notes: &mut Notes) {
         let comes = self.mask & notify::CREATE != 0;
         let is_link = comes && kind.is_empty() && self.is_link(files);
+        if let (true, Some(file)) = (is_link, self.file) {
+            files.linked.insert(file.into());
+        }
         for (bit, what) in [
             (notify::CREATE, ReadFlags::CREATE),
             (notify::MODIFY | notify::ATTRIB | notify::CLOSE_WRITE, ReadFlags::MODIFY),
@@ -386,7 +445,10 @@ impl<'a> Event<'a> {
     /// The attribute of a file that link(2) and unlink(2) set; anything else
     /// was done to a file that was opened under no name.
     fn nameless(&self, files: &mut Files, notes: &mut Notes) {
-        let Some(file) = self.file else { return };
+        let Some(file) = self.file else {
+            return notes
+                .lose_sight(Blindness::Marks("a file was told without its handle".to_owned()));
+        };
         if files.born.contains(file) {
             return;
         }
@@ -399,10 +461,10 @@ impl<'a> Event<'a> {
 
 const OVERLAY: &str = "an overlay may have been mounted, which writes without events";
 
-/// Mounting an overlay makes one of these directories, whatever was there.
+/// Mounting an overlay makes this directory anew, whatever was there.
 fn is_overlay(mask: u64, name: &[u8]) -> bool {
     let made = notify::CREATE | notify::ON_DIRECTORY;
-    mask & made == made && matches!(name, b"work" | b"index")
+    mask & made == made && name == b"work"
 }
 
 /// A little number of the kernel's.

@@ -13,7 +13,7 @@ use crate::outcome::{Blindness, Touched, TouchedSet};
 use crate::sys;
 
 /// An entry of a marked directory.
-type Name = (i32, Box<[u8]>);
+pub(super) type Name = (i32, Box<[u8]>);
 
 /// The queue of events, read without waiting.
 pub(super) struct Queue {
@@ -59,6 +59,7 @@ impl Queue {
             Ok(settled) => notes.settled = Some(settled),
             Err(why) => notes.lose_sight(why),
         }
+        files.lost_links().for_each(|name| notes.suspect_link(name.clone()));
     }
 
     /// Passes over all events that are there.
