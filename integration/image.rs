@@ -250,14 +250,14 @@ pub(crate) fn compare(left: &Tree, right: &Tree) -> Vec<String> {
 /// Applies a layer by the rules of the image specification.
 fn lay_over(tree: &mut Tree, layer: &Layer) {
     for (path, entry) in layer.entries.iter().filter(|(_, entry)| entry.kind == Kind::Whiteout) {
-        let opaque = entry.target == "opaque";
-        let below = format!("{}/", path.trim_end_matches('/'));
-        tree.retain(|other, _| !(other.starts_with(&below) || (!opaque && other == path)));
+        remove_below(tree, path);
+        if entry.target != "opaque" {
+            tree.remove(path);
+        }
     }
     for (path, entry) in layer.entries.iter().filter(|(_, entry)| entry.kind != Kind::Whiteout) {
         if entry.kind != Kind::Directory {
-            let below = format!("{path}/");
-            tree.retain(|other, _| !other.starts_with(&below));
+            remove_below(tree, path);
         }
         let entry = match entry.kind {
             // Both names are the same file; which is the first is of no account.
@@ -265,6 +265,15 @@ fn lay_over(tree: &mut Tree, layer: &Layer) {
             _ => entry.clone(),
         };
         tree.insert(path.clone(), entry);
+    }
+}
+
+fn remove_below(tree: &mut Tree, path: &str) {
+    let below = format!("{}/", path.trim_end_matches('/'));
+    let names = tree.range(below.clone()..).map(|(name, _)| name);
+    let names: Vec<String> = names.take_while(|name| name.starts_with(&below)).cloned().collect();
+    for name in names {
+        tree.remove(&name);
     }
 }
 
