@@ -174,15 +174,25 @@ impl<'a> Tracers<'a> {
         let watcher =
             |tracer, why| Watcher { tracer, why, event_budget: costs.worthwhile_events() };
         let may_walk = self.is_auto && !self.verifies && !self.walks && !self.reads;
-        match may_walk.then(|| writer_of_many(text)).flatten() {
-            Some(program) if costs.is_walk_cheaper(EVENTS_OF_MANY) => {
+        match may_walk.then(|| self.reason_to_walk(costs, text)).flatten() {
+            Some(reason) => {
                 let entries = rootfs.index().len();
-                let why = format!(
-                    "{program} writes many files: looking at {entries} paths afterwards is cheaper"
-                );
+                let why = format!("{reason}: looking at {entries} paths afterwards is cheaper");
                 watcher(&self.nobody, Some(why))
             }
-            Some(_) | None => watcher(&self.general, None),
+            None => watcher(&self.general, None),
+        }
+    }
+
+    /// Why it is better not to watch a step.
+    fn reason_to_walk(&self, costs: Costs, text: &str) -> Option<String> {
+        let many = || writer_of_many(text).map(|program| format!("{program} writes many files"));
+        match costs.is_walk_cheaper(EVENTS_OF_MANY).then(many).flatten() {
+            // A mark on the file system stops nothing.
+            None if self.general.stops() && costs.is_walk_short() => {
+                Some("a small tree".to_owned())
+            }
+            reason => reason,
         }
     }
 
@@ -229,6 +239,14 @@ struct Costs {
 impl Costs {
     /// Fewer events than this are resolved in any case: names are worth something by themselves.
     const LEAST_EVENTS: u64 = 2_000;
+    /// A walk that nobody notices. Under ptrace as much is lost after some hundred short processes, and there
+    /// is no end to it.
+    const SHORT_WALK: Duration = Duration::from_millis(10);
+
+    fn is_walk_short(self) -> bool {
+        self.walk <= Self::SHORT_WALK
+    }
+
     fn is_walk_cheaper(self, events: u32) -> bool {
         self.walk < self.event * events
     }

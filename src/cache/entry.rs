@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
-use super::{Lineage, Made, ReadSet};
+use super::statement::Kind;
+use super::{Lineage, Made, ReadSet, UnusableEntry};
 use crate::image::{
     Blob, Digest, Flavor, HistoryEntry, Image, ImageError, ImageLayer, Manifest, Platform,
 };
@@ -24,13 +24,8 @@ pub(super) const READS: &str = "reads-";
 /// Where an entry that is found by what was read names older ones.
 const OLDER: &str = "read-sets";
 
-/// The format of entries. One of another version is a miss.
-const VERSION: &str = "1";
-
-const PREFIX: &str = "dev.kaniko-rs.cache";
-
-/// The annotation of OCI's image-spec for the time, RFC 3339.
-const CREATED: &str = "org.opencontainers.image.created";
+/// One of another version is a miss.
+static KIND: Kind = Kind { prefix: "dev.kaniko-rs.cache", version: "1" };
 
 /// Where the config of an entry holds the record.
 const RECORD: &str = "kaniko-rs.cache";
@@ -62,47 +57,16 @@ pub struct Entry {
     pub layer: ImageLayer,
 }
 
-/// Why a manifest is no entry that can be used.
-#[derive(Debug, Error)]
-pub enum UnusableEntry {
-    /// Something else has the name.
-    #[error("it is no entry of a layer cache: {0} is missing")]
-    Missing(&'static str),
-    /// The annotation is no value of its kind.
-    #[error("its {0} cannot be read")]
-    Unreadable(&'static str),
-    /// Another program or version wrote it.
-    #[error("it has format {0:?}, and this is format {VERSION:?}")]
-    Version(String),
-    /// It was put under another name.
-    #[error("it is the entry of another key, {0}")]
-    OtherKey(String),
-    /// Entries have one layer.
-    #[error("it has {0} layers instead of one")]
-    Layers(usize),
-    /// Its layer cannot be unpacked.
-    #[error("its layer is of type {0:?}")]
-    Type(String),
-}
-
 impl Entry {
     /// Reads the entry that `key` named; its layer is in `blob`.
     ///
     /// # Errors
     /// It is none, or not of this key or version.
     pub fn read(key: Key, manifest: &Manifest, blob: Blob) -> Result<Self, UnusableEntry> {
-        let text = |name: &'static str| {
-            manifest
-                .annotations
-                .get(&format!("{PREFIX}.{name}"))
-                .ok_or(UnusableEntry::Missing(name))
-        };
-        let version = text("version")?;
-        if version != VERSION {
-            return Err(UnusableEntry::Version(version.clone()));
-        }
-        let lineage = |name| Lineage::parse(text(name)?).ok_or(UnusableEntry::Unreadable(name));
-        let by_content = match text("content-key") {
+        let said = KIND.read(&manifest.annotations)?;
+        let lineage =
+            |name| Lineage::parse(said.text(name)?).ok_or(UnusableEntry::Unreadable(name));
+        let by_content = match said.text("content-key") {
             Err(_) => None,
             Ok(key) => {
                 let key = Key::parse(key).ok_or(UnusableEntry::Unreadable("content-key"))?;
@@ -110,31 +74,27 @@ impl Entry {
             }
         };
         let before = match by_content {
-            _ if *text("key")? == key.to_string() => lineage("before")?,
+            _ if said.text("key")? == key.to_string() => lineage("before")?,
             Some((other, before)) if other == key => before,
-            Some(_) | None => return Err(UnusableEntry::OtherKey(text("key")?.clone())),
+            Some(_) | None => return Err(UnusableEntry::OtherKey(said.text("key")?.to_owned())),
         };
-        let digest =
-            |name| text(name)?.parse::<Digest>().map_err(|_| UnusableEntry::Unreadable(name));
-        let created = manifest.annotations.get(CREATED).ok_or(UnusableEntry::Missing("created"))?;
-        let time: jiff::Timestamp =
-            created.parse().map_err(|_| UnusableEntry::Unreadable("created"))?;
         let [descriptor] = manifest.layers.as_slice() else {
             return Err(UnusableEntry::Layers(manifest.layers.len()));
         };
         if descriptor.compression().is_none() {
             return Err(UnusableEntry::Type(descriptor.media_type.clone()));
         }
-        let layer =
-            ImageLayer { descriptor: descriptor.clone(), diff_id: digest("diff-id")?, blob };
+        let diff_id: Digest = said.parsed("diff-id")?;
+        let layer = ImageLayer { descriptor: descriptor.clone(), diff_id, blob };
+        let (created, created_seconds) = said.created()?;
         Ok(Self {
             key,
             before,
             by_content,
-            outcome: digest("outcome")?,
-            created: created.clone(),
-            created_seconds: time.as_second(),
-            step: text("step")?.clone(),
+            outcome: said.parsed("outcome")?,
+            created,
+            created_seconds,
+            step: said.text("step")?.to_owned(),
             layer,
         })
     }
@@ -142,12 +102,12 @@ impl Entry {
     /// The key that an image says it is the entry of.
     #[must_use]
     pub fn key_of(image: &Image) -> Option<Key> {
-        Key::parse(image.annotations().get(&format!("{PREFIX}.key"))?)
+        Key::parse(image.annotations().get(&KIND.name("key"))?)
     }
 
     /// The key that a manifest says it is the entry of, and those of older entries of the same command.
     pub(super) fn keys_of(manifest: &Manifest) -> Vec<Key> {
-        let text = |name| manifest.annotations.get(&format!("{PREFIX}.{name}"));
+        let text = |name| manifest.annotations.get(&KIND.name(name));
         let older = text(OLDER).into_iter().flat_map(|keys| keys.split(','));
         let keys = text("key").map(String::as_str).into_iter().chain(older);
         keys.filter_map(Key::parse).collect()
@@ -164,7 +124,6 @@ pub(super) fn image(made: &Made<'_>, platform: &Platform) -> Result<Image, Image
         .ok_or_else(|| ImageError::Inconsistent("its layer has no known type".to_owned()))?
         .clone_into(&mut layer.descriptor.media_type);
     let pairs = [
-        ("version", VERSION.to_owned()),
         ("key", made.key.to_string()),
         ("before", made.before.to_string()),
         ("outcome", made.outcome.to_string()),
@@ -174,16 +133,11 @@ pub(super) fn image(made: &Made<'_>, platform: &Platform) -> Result<Image, Image
     let content = made.by_content.iter().flat_map(|(key, before)| {
         [("content-key", key.to_string()), ("content-before", before.to_string())]
     });
-    let mut annotations: BTreeMap<String, String> = pairs
-        .into_iter()
-        .chain(content)
-        .map(|(name, value)| (format!("{PREFIX}.{name}"), value))
-        .collect();
-    if let Some((_, older)) = made.read_as.as_ref().filter(|(_, older)| !older.is_empty()) {
+    let older = made.read_as.as_ref().filter(|(_, older)| !older.is_empty()).map(|(_, older)| {
         let older: Vec<String> = older.iter().map(Key::to_string).collect();
-        annotations.insert(format!("{PREFIX}.{OLDER}"), older.join(","));
-    }
-    annotations.insert(CREATED.to_owned(), created.clone());
+        (OLDER, older.join(","))
+    });
+    let annotations = KIND.write(&created, pairs.into_iter().chain(content).chain(older));
     let mut config = image.config().clone();
     if let Some(reads) = made.reads {
         ReadSet::write_to(reads, &mut config);
@@ -324,7 +278,7 @@ mod tests {
         assert_eq!(Record::read(&image).as_ref(), Some(&made.record));
         let parsed = Document::parse(image.manifest_bytes(), None).expect("a manifest");
         let Document::Manifest(manifest) = parsed else { panic!("an index") };
-        if manifest.annotations.get(&format!("{PREFIX}.key")) == Some(&own_key().to_string()) {
+        if manifest.annotations.get(&KIND.name("key")) == Some(&own_key().to_string()) {
             assert_eq!(Entry::keys_of(&manifest), [own_key(), other_key(), third_key()]);
         }
         Entry::read(name, &manifest, Blob::Layout("/l".into()))
@@ -368,7 +322,7 @@ mod tests {
             ("content-key", Some("0"), "content-key cannot be read"),
             ("content-before", None, "content-before is missing"),
         ] {
-            let name = format!("{PREFIX}.{name}");
+            let name = KIND.name(name);
             let refused = entry(|annotations| {
                 match value {
                     Some(value) => annotations.insert(name.clone(), value.to_owned()),

@@ -20,6 +20,7 @@ mod mount_image;
 mod place;
 mod pushed;
 mod reads;
+mod statement;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -32,7 +33,7 @@ use crate::plan::Key;
 use crate::registry::{PendingUpload, Registry};
 
 pub use bases::{Bases, BasesError, Warm};
-pub use entry::{Entry, Record, UnusableEntry};
+pub use entry::{Entry, Record};
 pub use inventory::{Content, Inventory, InventoryError, Kept, Pruning};
 pub use layout::{Layout, LayoutError};
 pub use lineage::{Lineage, outcome};
@@ -40,6 +41,7 @@ pub use mount_image::{MountImage, tag as mount_tag};
 pub use place::{Place, PlaceError, parse_size};
 pub use pushed::PushNote;
 pub use reads::{Before, NoReadSet, ReadSet};
+pub use statement::UnusableEntry;
 
 /// How the cache is used.
 #[derive(Debug, Clone)]

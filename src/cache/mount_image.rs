@@ -7,19 +7,15 @@
 use std::collections::BTreeMap;
 
 use super::UnusableEntry;
+use super::statement::Kind;
 use crate::image::{Flavor, HistoryEntry, Image, ImageLayer, Platform};
 use crate::plan::{Framed, Key};
 
 /// What the tags of such images begin with.
 const TAG: &str = "mount-";
 
-/// The format of these images. One of another version is not used.
-const VERSION: &str = "1";
-
-const PREFIX: &str = "dev.kaniko-rs.mount";
-
-/// The annotation of OCI's image-spec for the time, RFC 3339.
-const CREATED: &str = "org.opencontainers.image.created";
+/// What another version wrote is not used.
+static KIND: Kind = Kind { prefix: "dev.kaniko-rs.mount", version: "1" };
 
 /// The tag of a cache that `text` tells from all others.
 #[must_use]
@@ -56,27 +52,17 @@ impl MountImage {
     /// # Errors
     /// It is no cache, not this one, or of another version.
     pub fn read(tag: &str, annotations: &BTreeMap<String, String>) -> Result<Self, UnusableEntry> {
-        let text = |name: &'static str| {
-            annotations.get(&format!("{PREFIX}.{name}")).ok_or(UnusableEntry::Missing(name))
-        };
-        let version = text("version")?;
-        if version != VERSION {
-            return Err(UnusableEntry::Version(version.clone()));
-        }
-        if text("tag")? != tag {
-            return Err(UnusableEntry::OtherKey(text("tag")?.clone()));
-        }
+        let said = KIND.read(annotations)?;
+        said.is_of(tag)?;
         let contents: Option<Vec<u64>> =
-            text("contents")?.split_whitespace().map(|it| it.parse().ok()).collect();
-        let created = annotations.get(CREATED).ok_or(UnusableEntry::Missing("created"))?;
-        let time: jiff::Timestamp =
-            created.parse().map_err(|_| UnusableEntry::Unreadable("created"))?;
+            said.text("contents")?.split_whitespace().map(|it| it.parse().ok()).collect();
+        let (created, created_seconds) = said.created()?;
         Ok(Self {
-            id: text("id")?.clone(),
-            platform: text("platform")?.clone(),
-            created: created.clone(),
-            created_seconds: time.as_second(),
-            bytes: text("bytes")?.parse().map_err(|_| UnusableEntry::Unreadable("bytes"))?,
+            id: said.text("id")?.to_owned(),
+            platform: said.text("platform")?.to_owned(),
+            created,
+            created_seconds,
+            bytes: said.parsed("bytes")?,
             contents: contents.ok_or(UnusableEntry::Unreadable("contents"))?,
         })
     }
@@ -86,15 +72,12 @@ impl MountImage {
     pub fn image(&self, tag: &str, layers: &[ImageLayer], platform: &Platform) -> Image {
         let contents: Vec<String> = self.contents.iter().map(u64::to_string).collect();
         let pairs = [
-            ("version", VERSION.to_owned()),
             ("tag", tag.to_owned()),
             ("id", self.id.clone()),
             ("platform", self.platform.clone()),
             ("bytes", self.bytes.to_string()),
             ("contents", contents.join(" ")),
         ];
-        let pairs = pairs.map(|(name, value)| (format!("{PREFIX}.{name}"), value));
-        let created = (CREATED.to_owned(), self.created.clone());
         let history = || HistoryEntry {
             created: Some(self.created.clone()),
             created_by: Some(format!("the cache {:?} of RUN --mount=type=cache", self.id)),
@@ -104,7 +87,7 @@ impl MountImage {
         let image = layers
             .iter()
             .fold(image, |image, layer| image.with_layer(layer.clone()).with_history(history()));
-        image.with_annotations(pairs.into_iter().chain([created]).collect())
+        image.with_annotations(KIND.write(&self.created, pairs))
     }
 }
 
@@ -153,7 +136,7 @@ mod tests {
             ("id", None, "id is missing"),
         ] {
             let mut annotations = whole.clone();
-            let name = format!("{PREFIX}.{name}");
+            let name = KIND.name(name);
             match value {
                 Some(value) => annotations.insert(name.clone(), value.to_owned()),
                 None => annotations.remove(&name),

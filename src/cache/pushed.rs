@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
+use super::statement::Kind;
 use super::{Cache, UnusableEntry, locked};
 use crate::image::{Digest, Flavor, Image, Platform, Reference, Repository};
 use crate::plan::{Framed, Key};
@@ -15,13 +16,8 @@ use crate::registry::Pushed;
 /// What the tags of such notes begin with.
 const TAG: &str = "pushed-";
 
-/// The format of these notes. One of another version is not used.
-const VERSION: &str = "1";
-
-const PREFIX: &str = "dev.kaniko-rs.pushed";
-
-/// The annotation of OCI's image-spec for the time, RFC 3339.
-const CREATED: &str = "org.opencontainers.image.created";
+/// What another version wrote is not used.
+static KIND: Kind = Kind { prefix: "dev.kaniko-rs.pushed", version: "1" };
 
 /// The tag of the note about a repository: images for other platforms have other layers.
 fn tag(repository: &Repository, platform: &Platform) -> String {
@@ -59,41 +55,27 @@ impl PushNote {
     /// # Errors
     /// It is no note, not this one, or of another version.
     pub fn read(tag: &str, annotations: &BTreeMap<String, String>) -> Result<Self, UnusableEntry> {
-        let text = |name: &'static str| {
-            annotations.get(&format!("{PREFIX}.{name}")).ok_or(UnusableEntry::Missing(name))
-        };
-        let version = text("version")?;
-        if version != VERSION {
-            return Err(UnusableEntry::Version(version.clone()));
-        }
-        if text("tag")? != tag {
-            return Err(UnusableEntry::OtherKey(text("tag")?.clone()));
-        }
-        let created = annotations.get(CREATED).ok_or(UnusableEntry::Missing("created"))?;
-        let time: jiff::Timestamp =
-            created.parse().map_err(|_| UnusableEntry::Unreadable("created"))?;
+        let said = KIND.read(annotations)?;
+        said.is_of(tag)?;
+        let (created, created_seconds) = said.created()?;
         Ok(Self {
-            repository: text("repository")?.clone(),
-            platform: text("platform")?.clone(),
-            image: text("image")?.parse().map_err(|_| UnusableEntry::Unreadable("image"))?,
-            created: created.clone(),
-            created_seconds: time.as_second(),
+            repository: said.text("repository")?.to_owned(),
+            platform: said.text("platform")?.to_owned(),
+            image: said.parsed("image")?,
+            created,
+            created_seconds,
         })
     }
 
     /// The image without layers that says so.
     fn image(&self, tag: &str, platform: &Platform) -> Image {
         let pairs = [
-            ("version", VERSION.to_owned()),
             ("tag", tag.to_owned()),
             ("repository", self.repository.clone()),
             ("platform", self.platform.clone()),
             ("image", self.image.to_string()),
         ];
-        let pairs = pairs.map(|(name, value)| (format!("{PREFIX}.{name}"), value));
-        let created = (CREATED.to_owned(), self.created.clone());
-        let annotations = pairs.into_iter().chain([created]).collect();
-        Image::scratch(Flavor::Oci, platform).with_annotations(annotations)
+        Image::scratch(Flavor::Oci, platform).with_annotations(KIND.write(&self.created, pairs))
     }
 }
 
@@ -199,7 +181,7 @@ mod tests {
             ("image", Some("sha256:0"), "image cannot be read"),
         ] {
             let mut annotations = whole.clone();
-            let name = format!("{PREFIX}.{name}");
+            let name = KIND.name(name);
             match value {
                 Some(value) => annotations.insert(name.clone(), value.to_owned()),
                 None => annotations.remove(&name),

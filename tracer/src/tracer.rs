@@ -167,6 +167,13 @@ impl Tracer {
         self.stop
     }
 
+    /// Whether most commands are stopped at what they do, which makes them slower.
+    #[must_use]
+    pub fn stops(&self) -> bool {
+        !self.marks_file_system
+            && matches!(self.rule, Rule::Always(Backend::Ptrace) | Rule::PtraceOr(_))
+    }
+
     /// What resolving the names of an event of ptrace costs here, about: it was found to take
     /// half as much as the stop, which was measured. Zero for other backends.
     #[must_use]

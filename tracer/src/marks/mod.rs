@@ -64,7 +64,8 @@ const EVENTS: WatchFlags = WatchFlags::ATTRIB
     .union(WatchFlags::MOVE)
     .union(WatchFlags::ONLYDIR);
 
-/// Marks on the directories of one tree, kept from command to command.
+/// Marks on the directories of one tree, kept from command to command. That on its file system is there
+/// while a command runs.
 ///
 /// Nobody else may write in the tree while a command runs; between commands it
 /// may change in any way. The marks are placed when the first command runs,
@@ -111,19 +112,32 @@ impl Marks {
         command: &Command,
         body: impl FnOnce() -> Result<Outcome, Error>,
     ) -> Result<Outcome, Error> {
-        let blind =
-            |touched| move |outcome| Outcome { touched: Touched::Anything(touched), ..outcome };
-        if let Some(why) = what_marks_cannot_see(command).filter(|_| kind == Kind::Directories) {
+        let blind = |why| move |outcome| Outcome { touched: Touched::Anything(why), ..outcome };
+        if let Some(why) = what_marks_cannot_see(command) {
             return body().map(blind(Blindness::Unwatchable(why)));
         }
-        let placed = match self.refresh(kind) {
-            Ok(placed) => placed,
+        // A walk does without all of this.
+        let listening = self.refresh(kind).and_then(|placed| {
+            let queue = placed.events().map_err(|errno| unable("dup", errno))?;
+            let stop = sys::pipe().map_err(|errno| unable("pipe2", errno))?;
+            Ok((placed, queue, stop))
+        });
+        let (placed, queue, stop) = match listening {
+            Ok(listening) => listening,
             Err(why) => return body().map(blind(why)),
         };
-        let queue = placed.events().map_err(|errno| call("dup", errno))?;
-        let (outcome, notes) = listening(queue, body)?;
+        // What marks on directories have not told is not known for the next command either.
+        let budget = match kind {
+            Kind::Directories => None,
+            Kind::FileSystem => Some(command.event_budget.unwrap_or(u64::MAX)),
+        };
+        let (outcome, notes) = listen_while(queue, budget, stop, body)?;
         let events = notes.events();
         let touched = placed.settle(notes);
+        if kind == Kind::FileSystem {
+            // It would make everything slower that writes on this file system.
+            self.placed = None;
+        }
         let outcome = outcome?;
         let stats = Stats { events, ..outcome.stats };
         Ok(Outcome { touched: self.named(touched), stats, ..outcome })
@@ -210,10 +224,10 @@ pub(crate) fn what_marks_cannot_see(command: &Command) -> Option<&'static str> {
             && sys::may_hold(number)
     };
     if may(CAP_SYS_ADMIN) {
-        Some("inotify cannot watch a command that may hold CAP_SYS_ADMIN: it could mount")
+        Some("marks cannot watch a command that may hold CAP_SYS_ADMIN: it could mount")
     } else if may(CAP_DAC_READ_SEARCH) {
         Some(
-            "inotify cannot watch a command that may hold CAP_DAC_READ_SEARCH: it could open \
+            "marks cannot watch a command that may hold CAP_DAC_READ_SEARCH: it could open \
              files by handle",
         )
     } else {
@@ -223,11 +237,16 @@ pub(crate) fn what_marks_cannot_see(command: &Command) -> Option<&'static str> {
 
 /// Reads events on a thread of its own while `body` runs, then those that are
 /// left.
-fn listening<T>(queue: Queue, body: impl FnOnce() -> T) -> Result<(T, Notes), Error> {
-    let (stop, stopper) = sys::pipe().map_err(|errno| call("pipe2", errno))?;
+fn listen_while<T>(
+    queue: Queue,
+    budget: Option<u64>,
+    (stop, stopper): (OwnedFd, OwnedFd),
+    body: impl FnOnce() -> T,
+) -> Result<(T, Notes), Error> {
     thread::scope(|scope| {
         let reader = thread::Builder::new().name("marks".to_owned());
-        let reader = reader.spawn_scoped(scope, move || read_until(queue, &stop));
+        let reader = reader.spawn_scoped(scope, move || read_until(queue, budget, &stop));
+        // Where there is no room for a thread, there is none for a command.
         let reader =
             reader.map_err(|error| call("clone", Errno(error.raw_os_error().unwrap_or(0))))?;
         let answer = body();
@@ -238,18 +257,23 @@ fn listening<T>(queue: Queue, body: impl FnOnce() -> T) -> Result<(T, Notes), Er
 }
 
 /// Empties the queue every few milliseconds: once for each event would cost a
-/// switch of processes each, and the queue holds thousands.
-fn read_until(mut queue: Queue, stop: &OwnedFd) -> Notes {
+/// switch of processes each, and the queue holds thousands. Above `budget` nothing more is read.
+fn read_until(mut queue: Queue, budget: Option<u64>, stop: &OwnedFd) -> Notes {
     const SHORTEST: Duration = Duration::from_millis(1);
     const LONGEST: Duration = Duration::from_millis(8);
     sys::block_signals();
     let mut notes = Notes::default();
     let mut pause = SHORTEST;
     loop {
-        let is_over = waited(stop, pause);
+        let is_over = waited(stop, Some(pause));
         let count = queue.read(&mut notes);
         if is_over {
             queue.settle(&mut notes);
+            return notes;
+        }
+        if budget.is_some_and(|budget| notes.are_over(budget)) {
+            queue.give_up();
+            waited(stop, None);
             return notes;
         }
         pause = if count > 256 { SHORTEST } else { LONGEST.min(pause * 2) };
@@ -257,15 +281,19 @@ fn read_until(mut queue: Queue, stop: &OwnedFd) -> Notes {
 }
 
 /// Waits until the other end of `stop` is closed, or no longer than `pause`.
-fn waited(stop: &OwnedFd, pause: Duration) -> bool {
+fn waited(stop: &OwnedFd, pause: Option<Duration>) -> bool {
     let mut polled = [PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN)];
-    let pause = Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() };
-    poll(&mut polled, Some(&pause)).is_ok_and(|ready| ready > 0)
+    let pause = pause.map(|it| Timespec { tv_sec: 0, tv_nsec: it.subsec_nanos().into() });
+    poll(&mut polled, pause.as_ref()).is_ok_and(|ready| ready > 0)
 }
 
 /// Directories by the mark on them, or another number, relative to the root: empty, or with a
 /// leading slash.
 type Paths = HashMap<i32, Vec<u8>>;
+
+fn unable(call: &str, errno: Errno) -> Blindness {
+    Blindness::Marks(format!("{call}: {errno}"))
+}
 
 fn call(name: &str, errno: Errno) -> Error {
     Error::Call { call: name.to_owned(), errno }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::inotify::{Event, ReadFlags, Reader};
 use rustix::io::Errno;
@@ -52,6 +52,15 @@ impl Queue {
         notes.events - before
     }
 
+    /// Takes a mark off that is of no use any more: it would make everything slower that writes
+    /// on its file system. Those on directories serve other commands as well.
+    pub(super) fn give_up(&self) {
+        if self.files.is_some() {
+            // As it was before, where the kernel refuses that.
+            let _ = sys::notify::unmark_file_systems(self.fd.as_fd());
+        }
+    }
+
     /// Where the directories are that the notes speak of, where these are known by handle only.
     pub(super) fn settle(&mut self, notes: &mut Notes) {
         let Some(files) = &mut self.files else { return };
@@ -60,18 +69,6 @@ impl Queue {
             Err(why) => notes.lose_sight(why),
         }
         files.lost_links().for_each(|name| notes.suspect_link(name.clone()));
-    }
-
-    /// Passes over all events that are there.
-    pub(super) fn skip(fd: &OwnedFd) -> Result<(), Errno> {
-        let mut buffer = Queue::buffer();
-        loop {
-            match handles::read(fd, &mut buffer) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(errno) => return Err(errno),
-            }
-        }
     }
 }
 
@@ -135,7 +132,10 @@ pub(super) struct Notes {
     /// Directories that are known by handle, and found at the end. There may be events of more:
     /// of new ones, which are reported as trees, and of those that are gone.
     settled: Option<Settled>,
+    /// All that was told.
     events: u64,
+    /// Of the tree.
+    of_tree: u64,
 }
 
 /// The first reason not to know what changed.
@@ -151,6 +151,15 @@ impl Notes {
         self.events
     }
 
+    /// Whether nothing that may still come is of interest: more was told of the tree than `budget`, or
+    /// nobody knows what changed in any case.
+    pub(super) fn are_over(&mut self, budget: u64) -> bool {
+        if self.of_tree > budget {
+            self.lose_sight(Blindness::Budget(budget));
+        }
+        self.blind.is_some()
+    }
+
     pub(super) fn count(&mut self) {
         self.events += 1;
     }
@@ -163,6 +172,7 @@ impl Notes {
 
     /// The metadata of a marked directory itself was set.
     pub(super) fn own(&mut self, directory: i32) {
+        self.of_tree += 1;
         self.selves.insert(directory);
     }
 
@@ -196,6 +206,7 @@ impl Notes {
         cookie: u32,
         may_link: bool,
     ) {
+        self.of_tree += 1;
         if self.blind.is_none() {
             let names = self.names.entry(wd).or_default();
             if !names.contains(name) {

@@ -76,10 +76,6 @@ impl Placed {
     /// Itself, after what happened since the last command; none where that
     /// cannot be told.
     pub(super) fn refreshed(mut self) -> Result<Option<Placed>, Blindness> {
-        if self.kind == Kind::FileSystem {
-            let skipped = Queue::skip(&self.queue);
-            return skipped.map(|()| Some(self)).map_err(|e| Blindness::Marks(told("read", e)));
-        }
         let mut notes = Notes::default();
         self.events().map_err(|errno| Blindness::Marks(format!("dup: {errno}")))?.read(&mut notes);
         self.settle(notes);

@@ -1,7 +1,9 @@
 use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use crate::{CapSet, Choice, Command, Interrupt, Marks, Touched, Tracer};
 
@@ -9,6 +11,7 @@ use crate::{CapSet, Choice, Command, Interrupt, Marks, Touched, Tracer};
 struct Watched {
     dir: tempfile::TempDir,
     marks: Marks,
+    budget: Option<u64>,
     /// A child that another thread forks closes what this one has open a
     /// little later: one at a time.
     _alone: MutexGuard<'static, ()>,
@@ -25,7 +28,7 @@ impl Watched {
             fs::write(dir.path().join(file), "old").expect("a file");
         }
         let marks = Marks::new(dir.path(), b"/");
-        Watched { dir, marks, _alone: alone }
+        Watched { dir, marks, budget: None, _alone: alone }
     }
 
     fn run(&mut self, script: &str) -> String {
@@ -39,6 +42,7 @@ impl Watched {
         command.envp = vec![c"PATH=/usr/bin:/bin".into()];
         command.capabilities = Some(CapSet::CONTAINER_DEFAULT);
         let tracer = Tracer::probe_on(choice, self.dir.path()).expect("a backend");
+        command.event_budget = self.budget;
         let outcome = tracer.run_in(&mut self.marks, &command, &Interrupt::new());
         let outcome = outcome.expect("it runs");
         assert!(outcome.status.success(), "{script}: {}", outcome.status);
@@ -193,5 +197,41 @@ fn a_mark_on_the_file_system_tells_more() {
         tree.run_with(Choice::Fanotify, ":");
         tree.run_with(Choice::Fanotify, between);
         assert_eq!(tree.run_with(Choice::Fanotify, script), want, "{between}");
+    }
+}
+
+/// Whether this process has a file system under a mark (`/proc/PID/fdinfo`, proc(5)).
+fn is_marked() -> bool {
+    let entries = fs::read_dir("/proc/self/fdinfo").expect("/proc");
+    let texts = entries.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+    texts.into_iter().any(|text| text.contains("fanotify sdev:"))
+}
+
+#[test]
+fn above_the_budget_the_mark_is_taken_off() {
+    let mut tree = Watched::new();
+    tree.budget = Some(2);
+    let (path, is_over) = (tree.dir.path().to_owned(), AtomicBool::new(false));
+    let (told, was_in_time) = thread::scope(|scope| {
+        let observer = scope.spawn(|| {
+            while !path.join("done").exists() || is_marked() {
+                if is_over.load(Ordering::Acquire) {
+                    return false;
+                }
+                thread::yield_now();
+            }
+            fs::write(path.join("go"), "").expect("a file");
+            true
+        });
+        let wait = "i=0; until [ -e go ] || [ $i = 3000 ]; do sleep 0.01; i=$((i + 1)); done";
+        let script = format!("echo > x; echo > y; echo > done; {wait}; echo > later");
+        let told = tree.run_with(Choice::Fanotify, &script);
+        is_over.store(true, Ordering::Release);
+        (told, observer.join().expect("it ends"))
+    });
+    assert!(told.contains("more than 2 events"), "{told}");
+    assert!(was_in_time, "while the command runs");
+    while is_marked() {
+        thread::yield_now(); // it goes behind the command, on a thread of its own
     }
 }

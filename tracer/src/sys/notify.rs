@@ -45,6 +45,16 @@ pub(crate) fn mark_file_system(
     check(i64::from(answer)).map(drop)
 }
 
+/// Takes all marks on file systems off: nothing is told from now on.
+pub(crate) fn unmark_file_systems(queue: BorrowedFd<'_>) -> Result<(), Errno> {
+    /// `FAN_MARK_FLUSH` and `FAN_MARK_FILESYSTEM`.
+    const FLUSH: u32 = 0x80 | 0x100;
+    // SAFETY: the path is a string that lives through the call; it is not looked at.
+    let answer =
+        unsafe { libc::fanotify_mark(queue.as_raw_fd(), FLUSH, 0, libc::AT_FDCWD, c"/".as_ptr()) };
+    check(i64::from(answer)).map(drop)
+}
+
 /// The handle of an open file: type and bytes, as events have them.
 pub(crate) fn handle_of(file: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
     const MAX: usize = 128;
