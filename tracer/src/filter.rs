@@ -271,6 +271,111 @@ mod tests {
         }
     }
 
+    #[cfg(target_arch = "aarch64")]
+    #[test]
+    fn the_program_judges_by_arch_number_and_flags() {
+        const AARCH64: u32 = 0xc000_00b7;
+        // Four flags have other values than on x86: O_DIRECTORY, O_NOFOLLOW, O_DIRECT and O_LARGEFILE.
+        let looks = 0o2_000_000 | 0o40_000 | 0o100_000 | 0o200_000 | 0o400_000;
+        for (case, arch, number, args, want) in [
+            ("read", AARCH64, 63, [0; 6], ALLOW),
+            (
+                "openat with all flags that change nothing",
+                AARCH64,
+                56,
+                [0, 0, looks, 0, 0, 0],
+                ALLOW,
+            ),
+            ("openat O_WRONLY", AARCH64, 56, [0, 0, looks | 1, 0, 0, 0], TRACE),
+            ("openat O_TRUNC", AARCH64, 56, [0, 0, 0o1000, 0, 0, 0], TRACE),
+            ("openat O_TMPFILE", AARCH64, 56, [0, 0, 0o20_040_000, 0, 0, 0], TRACE),
+            ("renameat", AARCH64, 38, [0; 6], TRACE),
+            ("fchmodat2", AARCH64, 452, [0; 6], TRACE),
+            ("highest known", AARCH64, HIGHEST_KNOWN, [0; 6], ALLOW),
+            ("a future call", AARCH64, HIGHEST_KNOWN + 1, [0; 6], NO_SUCH_CALL),
+            ("io_uring_setup", AARCH64, 425, [0; 6], NO_SUCH_CALL),
+            ("userfaultfd", AARCH64, 282, [0; 6], NO_SUCH_CALL),
+            ("clone3", AARCH64, 435, [0; 6], NO_SUCH_CALL),
+            ("clone", AARCH64, 220, [17, 0, 0, 0, 0, 0], ALLOW),
+            ("clone untraced", AARCH64, 220, [CLONE_UNTRACED | 17, 0, 0, 0, 0, 0], TRACE),
+            ("seccomp filter", AARCH64, 277, [1, 0, 0, 0, 0, 0], ALLOW),
+            ("seccomp listener", AARCH64, 277, [1, 8, 0, 0, 0, 0], INVALID),
+            ("ioctl subvolume", AARCH64, 29, [0, 0x5000_940e, 0, 0, 0, 0], TRACE),
+            ("ptrace of itself", AARCH64, 117, [0; 6], TRACE),
+            ("ptrace that reads", AARCH64, 117, [1, 0, 0, 0, 0, 0], ALLOW),
+            ("number of x86_64 rename", AARCH64, 82, [0; 6], ALLOW),
+            ("a program of 32-bit ARM", 0x4000_0028, 322, [0, 0, 1, 0, 0, 0], KILL),
+        ] {
+            assert_eq!(judge(Stops::Changes, arch, number, args), want, "{case}");
+            let with_reads = judge(Stops::ChangesAndReads, arch, number, args);
+            assert!(with_reads == want || (want, with_reads) == (ALLOW, TRACE), "{case}");
+        }
+        for (case, number, want) in [
+            ("openat read-only", 56, TRACE),
+            ("newfstatat", 79, TRACE),
+            ("execve", 221, TRACE),
+            ("open_tree", 428, TRACE),
+            ("statx", 291, TRACE),
+            ("read", 63, ALLOW),
+            ("fstat", 80, ALLOW),
+            ("getdents64", 61, ALLOW),
+        ] {
+            assert_eq!(judge(Stops::ChangesAndReads, AARCH64, number, [0; 6]), want, "{case}");
+        }
+    }
+
+    /// By the names that the C library's headers have for this machine.
+    #[test]
+    fn the_tables_have_the_numbers_of_this_machine() {
+        for (name, number) in [
+            ("openat", libc::SYS_openat),
+            ("mkdirat", libc::SYS_mkdirat),
+            ("mknodat", libc::SYS_mknodat),
+            ("unlinkat", libc::SYS_unlinkat),
+            ("symlinkat", libc::SYS_symlinkat),
+            ("linkat", libc::SYS_linkat),
+            ("renameat", libc::SYS_renameat),
+            ("renameat2", libc::SYS_renameat2),
+            ("truncate", libc::SYS_truncate),
+            ("fchmod", libc::SYS_fchmod),
+            ("fchmodat", libc::SYS_fchmodat),
+            ("fchown", libc::SYS_fchown),
+            ("fchownat", libc::SYS_fchownat),
+            ("utimensat", libc::SYS_utimensat),
+            ("setxattr", libc::SYS_setxattr),
+            ("lsetxattr", libc::SYS_lsetxattr),
+            ("fsetxattr", libc::SYS_fsetxattr),
+            ("removexattr", libc::SYS_removexattr),
+            ("lremovexattr", libc::SYS_lremovexattr),
+            ("fremovexattr", libc::SYS_fremovexattr),
+            ("ioctl", libc::SYS_ioctl),
+            ("bind", libc::SYS_bind),
+            ("clone", libc::SYS_clone),
+            ("ptrace", libc::SYS_ptrace),
+            ("mount", libc::SYS_mount),
+            ("umount2", libc::SYS_umount2),
+            ("pivot_root", libc::SYS_pivot_root),
+            ("chroot", libc::SYS_chroot),
+            ("acct", libc::SYS_acct),
+            ("swapon", libc::SYS_swapon),
+            ("setns", libc::SYS_setns),
+            ("open_by_handle_at", libc::SYS_open_by_handle_at),
+            ("setuid", libc::SYS_setuid),
+            ("setreuid", libc::SYS_setreuid),
+            ("setresuid", libc::SYS_setresuid),
+            ("sched_setaffinity", libc::SYS_sched_setaffinity),
+            ("sched_getaffinity", libc::SYS_sched_getaffinity),
+            ("openat2", libc::SYS_openat2),
+        ] {
+            let call = ABIS[0].calls.iter().find(|call| call.name == name);
+            assert_eq!(call.map(|call| i64::from(call.number)), Some(number), "{name}");
+        }
+        let refused = ABIS[0].refused.iter().map(|number| i64::from(*number));
+        let want = [libc::SYS_userfaultfd, libc::SYS_io_uring_setup, libc::SYS_clone3];
+        assert_eq!(refused.collect::<Vec<_>>(), want);
+        assert_eq!(i64::from(ABIS[0].seccomp), libc::SYS_seccomp);
+    }
+
     #[test]
     fn the_kernel_takes_a_program_of_this_size() {
         assert!(program(Stops::ChangesAndReads).len() < 4096, "BPF_MAXINSNS");

@@ -80,6 +80,10 @@ pub(crate) enum Shape {
     /// A socket's name, in a `struct sockaddr`.
     Bind { addr: Arg, len: Arg },
     /// bind(2) among others, with its arguments in memory.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "a convention of x86 has it")
+    )]
     SocketCall,
     /// The caller's root directory.
     Chroot,
@@ -104,6 +108,10 @@ pub(crate) enum Shape {
 pub(crate) enum Follow {
     Always,
     /// Always; a null name means the descriptor.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "a convention of x86 has it")
+    )]
     AlwaysOrNull,
     Never,
     /// Unless the argument has `AT_SYMLINK_NOFOLLOW`; `AT_EMPTY_PATH` in it

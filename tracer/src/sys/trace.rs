@@ -4,9 +4,7 @@ use std::mem::{self, MaybeUninit};
 use std::ptr;
 use std::time::Duration;
 
-use super::check;
-#[cfg(target_arch = "aarch64")]
-use super::int;
+use super::{check, int};
 use crate::error::Errno;
 
 /// A change of state of a child or tracee.
@@ -159,7 +157,7 @@ pub(crate) fn answer(tid: i32) -> Result<Option<i32>, Errno> {
     let info = syscall_info(tid)?;
     // The exit variant has the answer where the others have the number.
     let answer = info.number.cast_signed();
-    Ok((info.op == EXIT_STOP && answer >= 0).then_some(super::int(answer)))
+    Ok((info.op == EXIT_STOP && answer >= 0).then_some(int(answer)))
 }
 
 /// Reads another process's memory; fewer bytes than asked for if not all of

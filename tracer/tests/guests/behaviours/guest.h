@@ -39,6 +39,19 @@
 
 #define PREVENTED 3
 
+/* Machines that came late have only the calls with `at`. */
+#ifndef SYS_mkdir
+#define SYS_mkdir SYS_mkdirat
+#define SYS_symlink SYS_symlinkat
+#define SYS_unlink SYS_unlinkat
+#endif
+/* Sets times through a descriptor, by the oldest call for that. */
+#ifdef SYS_futimesat
+#define FUTIMES(fd, times) syscall(SYS_futimesat, fd, 0, times)
+#else
+#define FUTIMES(fd, times) futimes(fd, times)
+#endif
+
 /* Ends the process unless x; what the kernel refuses is no fault of the guest. */
 #define MUST(x) do { errno = 0; if (!(x)) ended(__FILE__, __LINE__, #x, errno); } while (0)
 #define SAYS(x) MUST((x) >= 0)

@@ -11,7 +11,7 @@ use std::path::Path;
 use snapshot::{Change, Exclusions, Index, Suspects};
 use tracer::{CapSet, Choice, Status, Touched, TouchedSet, Tracer};
 
-use super::guests::{Guest, Guests};
+use super::guests::{Guest, Guests, HAS_I386};
 use super::scene::{Place, Scene};
 
 /// What the guests may do, and where they are put.
@@ -271,14 +271,30 @@ pub(crate) fn compare(settings: &[Setting], written: &Path) {
         let file = Path::new(setting.name).with_extension("txt");
         let got = fs::read_to_string(written.join(&file)).unwrap();
         failed += &fs::read_to_string(written.join(setting.name).with_extension("wrong")).unwrap();
-        if std::env::var_os("BLESS").is_some() {
+        if HAS_I386 && std::env::var_os("BLESS").is_some() {
             fs::write(home.join(&file), &got).unwrap();
         }
-        failed += &difference(&fs::read_to_string(home.join(&file)).unwrap_or_default(), &got)
+        let want = fs::read_to_string(home.join(&file)).unwrap_or_default();
+        failed += &difference(&of_this_machine(&want), &got)
             .map(|line| format!("{}: {line}\n", setting.name))
             .collect::<String>();
     }
     assert!(failed.is_empty(), "\n{failed}");
+}
+
+/// A table without the rows of guests that are about x86, where nobody has them.
+fn of_this_machine(table: &str) -> String {
+    let mut is_of_i386 = false;
+    let mut rows = String::new();
+    for line in table.split_inclusive('\n') {
+        if !line.starts_with("  ") {
+            is_of_i386 = line.starts_with("i386.c");
+        }
+        if HAS_I386 || !(is_of_i386 || line.starts_with("  old_convention ")) {
+            rows += line;
+        }
+    }
+    rows
 }
 
 fn difference<'a>(want: &'a str, got: &'a str) -> impl Iterator<Item = String> {

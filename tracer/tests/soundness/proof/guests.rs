@@ -21,8 +21,12 @@ pub(crate) struct Guest {
     pub(crate) behaviour: String,
 }
 
+/// Whether the machine runs 32-bit programs that the tracer follows.
+pub(crate) const HAS_I386: bool = cfg!(target_arch = "x86_64");
+
 /// The programs that list their behaviours.
-const PROGRAMS: [&str; 3] = ["behaviours", "i386", "rust"];
+const PROGRAMS: &[&str] =
+    if HAS_I386 { &["behaviours", "i386", "rust"] } else { &["behaviours", "rust"] };
 
 /// A directory with the programs, where every user may run them.
 pub(crate) struct Guests {
@@ -53,7 +57,7 @@ impl Guests {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         // Not by this process: what another thread forks meanwhile would hold
         // them open for writing, and they could not be executed.
-        let programs = PROGRAMS.into_iter().chain(["interpreter"]).map(|name| build.join(name));
+        let programs = PROGRAMS.iter().chain(&["interpreter"]).map(|name| build.join(name));
         succeed(Command::new("cp").args(programs).arg(dir.path()));
         Guests { path: dir.path().to_owned(), _dir: Some(dir) }
     }
@@ -64,7 +68,7 @@ impl Guests {
 
     /// Every behaviour, in the order of the programs' lists.
     pub(crate) fn all(&self) -> Vec<Guest> {
-        let mut all: Vec<Guest> = PROGRAMS.into_iter().flat_map(|name| self.listed(name)).collect();
+        let mut all: Vec<Guest> = PROGRAMS.iter().flat_map(|name| self.listed(name)).collect();
         all.sort_by(|a, b| (a.program, &a.source).cmp(&(b.program, &b.source)));
         all
     }
@@ -94,8 +98,10 @@ fn build() -> PathBuf {
     };
     c("behaviours", &["-pthread"], files(&sources.join("behaviours")));
     c("interpreter", &["-pthread"], vec![sources.join("interpreter.c")]);
-    let bare = ["-m32", "-nostdlib", "-fno-stack-protector", "-fno-pie", "-no-pie"];
-    c("i386", &bare, vec![sources.join("i386.c")]);
+    if HAS_I386 {
+        let bare = ["-m32", "-nostdlib", "-fno-stack-protector", "-fno-pie", "-no-pie"];
+        c("i386", &bare, vec![sources.join("i386.c")]);
+    }
     let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()));
     rustc.args(["--edition=2024", "-Ctarget-feature=+crt-static"]);
     make(rustc, &home.join("rust"), &[sources.join("rust.rs")]);

@@ -11,7 +11,7 @@ mod scene;
 use std::path::{Path, PathBuf};
 
 pub(crate) use answers::{SETTINGS, Setting, TABLES, compare, write};
-pub(crate) use guests::{BUILT, Guests};
+pub(crate) use guests::{BUILT, Guests, HAS_I386};
 pub(crate) use scene::{Place, Scene, cstring, mount};
 
 /// Where guests and answers lie, in the sources.

@@ -113,7 +113,11 @@ fn entry(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> Entry {
         owner: (stat.st_uid, stat.st_gid),
         device: stat.st_rdev,
         size: if is_dir { 0 } else { stat.st_size },
-        names: if is_dir { 0 } else { stat.st_nlink },
+        #[cfg_attr(
+            target_arch = "x86_64",
+            expect(clippy::useless_conversion, reason = "u32 on aarch64")
+        )]
+        names: if is_dir { 0 } else { u64::from(stat.st_nlink) },
         modified: (stat.st_mtime, stat.st_mtime_nsec),
         attributes: opened.map(|file| attributes(&file)).unwrap_or_default(),
         content,
