@@ -411,7 +411,7 @@ impl Ended {
 /// Command lines of live processes that have the mark as an argument.
 pub(crate) fn processes_with(mark: &str) -> Vec<String> {
     fs::read_dir("/proc")
-        .unwrap()
+        .expect("proc is mounted")
         .filter_map(|entry| fs::read(entry.ok()?.path().join("cmdline")).ok())
         .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
         .filter(|line| line.split(' ').any(|word| word == mark))

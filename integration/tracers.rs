@@ -169,3 +169,35 @@ fn a_tracer_for_a_step_that_does_not_exist_is_refused() {
         build.run().refused(1, &[words]);
     }
 }
+
+/// A tree that is neither small nor large, and steps that only differ in what they may start.
+const MIDDLE: &str = "FROM busybox\n\
+    RUN mkdir /t && cd /t && i=0 && while [ $i -lt 20000 ]; do : > $i; i=$((i+1)); done\n\
+    RUN echo 1 > /t/brief\n\
+    RUN for i in 1 2 3; do echo $i >> /t/7; done\n\
+    RUN for i in 1 2 3; do mkdir /t/d$i; done\n\
+    RUN for i in 1 2 3; do rmdir /t/d$i; done\n";
+
+#[test]
+fn what_may_start_many_programs_is_not_stopped_where_a_walk_would_cost_little() {
+    let build = |flag: &str| {
+        let build = Build::of(MIDDLE).base("busybox", base::busybox());
+        build.place(PLACES[1]).flag(flag).run().succeeded()
+    };
+    for flag in ["--verify-snapshot=off", "--verify-snapshot=fail"] {
+        let ended = build(flag);
+        let facts: Facts<'_> =
+            &[("/t/brief", "- 0644 0:0 2 \"1\\n\""), ("/t/7", "- 0644 0:0 6 \"1\\n2\\n3\\n\"")];
+        let image = ended.image();
+        assert_facts(flag, &image.tree(), facts);
+        for (layer, count) in [(2, 2), (3, 1), (4, 4), (5, 4)] {
+            assert_eq!(image.layers[layer].entries.len(), count, "{layer}\n{}", ended.log);
+        }
+        let steps = ended.log.matches("This step: inotify (it may start many programs").count();
+        assert_eq!(steps, 3, "{}", ended.log);
+        // Only of a directory that came is nothing known.
+        assert_eq!(ended.log.matches("came unseen").count(), 1, "{}", ended.log);
+    }
+    let log = build("--run-tracer=ptrace").log;
+    assert!(!log.contains("This step: "), "who asks for a tracer has it: {log}");
+}

@@ -14,6 +14,7 @@ mod add_step;
 mod ahead;
 mod at_once;
 mod between;
+mod brief;
 mod builder;
 mod by_content;
 mod by_reads;

@@ -35,7 +35,7 @@ impl Stages<'_, '_> {
         let made = make_own_dir(&step.dir, fold.root()?)?;
         let number = fold.number;
         let (rootfs, marks) = fold.root_and_marks()?;
-        let watcher = builder.tracers.of(stage, number, text, rootfs);
+        let watcher = builder.tracers.of(stage, number, (step, text), rootfs);
         if let Some(why) = &watcher.why {
             tracing::info!("This step: {} ({why})", watcher.tracer.name());
         }
@@ -58,6 +58,7 @@ impl Stages<'_, '_> {
             run_failure(&error, program, &format!("{}:{number}", stage.label))
         })?;
         let ran_for = running.stop(ran.outcome.stats.cpu);
+        builder.tracers.saw(&ran.outcome.touched);
         let recognized = fold.root_mut()?.recognize(&ran.restored);
         recognized.could_not(|| "look at what the mounts were put over".to_owned())?;
         builder.work.restore()?;

@@ -8,14 +8,16 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use snapshot::ImagePath;
-use tracer::{Choice, Tracer};
+use tracer::{Blindness, Choice, Touched, Tracer};
 
+use super::brief::is_brief;
 use super::{Verify, Watch};
 use crate::dockerfile::{Instruction, Located};
-use crate::plan::{Plan, PlannedStage};
+use crate::plan::{Plan, PlannedStage, RunStep};
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::Rootfs;
 
@@ -77,11 +79,14 @@ pub(super) struct Tracers<'a> {
     /// Nobody traces, whatever a step is.
     walks: bool,
     verifies: bool,
-    /// Whether it is wanted what steps read.
-    reads: bool,
     general: Tracer,
-    /// Whether the general one was left to the executor.
-    is_auto: bool,
+    /// Whether another may be taken where that costs less: none was asked for, and what has to be
+    /// seen is not the calls themselves.
+    is_free: bool,
+    /// Marks on directories, where only those work beside ptrace.
+    marks: Option<Tracer>,
+    /// Whether directories could not be marked.
+    are_marks_refused: AtomicBool,
     steps: &'a [StepTracer],
     /// Those that only some steps have.
     special: BTreeMap<&'static str, Tracer>,
@@ -117,6 +122,9 @@ impl<'a> Tracers<'a> {
         };
         let general = probe(choice, root)?;
         let general = if reads || strict { general.by_calls() } else { general };
+        let is_free = choice == Choice::Auto && !reads && !strict;
+        let marks =
+            if is_free && general.stops() { probe(Choice::Inotify, root).ok() } else { None };
         let mut special = BTreeMap::new();
         for step in steps {
             special.insert(name(step.tracer), probe(step.tracer, root)?);
@@ -125,9 +133,10 @@ impl<'a> Tracers<'a> {
         Ok(Self {
             walks: matches!(watch, Watch::Walk(_)),
             verifies: verify != Verify::Off,
-            reads,
             general,
-            is_auto: choice == Choice::Auto,
+            is_free,
+            marks,
+            are_marks_refused: AtomicBool::new(false),
             steps,
             special,
             nobody: probe(Choice::Off, root)?,
@@ -161,7 +170,7 @@ impl<'a> Tracers<'a> {
         &self,
         stage: &PlannedStage<'_>,
         number: usize,
-        text: &str,
+        (step, text): (&RunStep, &str),
         rootfs: &Rootfs,
     ) -> Watcher<'_> {
         let asked = self.steps.iter().rev().find(|step| step.names(stage, number, text));
@@ -171,28 +180,33 @@ impl<'a> Tracers<'a> {
             return Watcher { tracer, why, event_budget: u64::MAX };
         }
         let costs = self.costs(rootfs);
-        let watcher =
-            |tracer, why| Watcher { tracer, why, event_budget: costs.worthwhile_events() };
-        let may_walk = self.is_auto && !self.verifies && !self.walks && !self.reads;
-        match may_walk.then(|| self.reason_to_walk(costs, text)).flatten() {
-            Some(reason) => {
-                let entries = rootfs.index().len();
-                let why = format!("{reason}: looking at {entries} paths afterwards is cheaper");
-                watcher(&self.nobody, Some(why))
-            }
-            None => watcher(&self.general, None),
+        let event_budget = costs.worthwhile_events();
+        let general = Watcher { tracer: &self.general, why: None, event_budget };
+        if !self.is_free || self.walks {
+            return general;
         }
+        let entries = rootfs.index().len();
+        let (tracer, why) = match costs.advice(self.general.stops(), is_brief(step), text) {
+            Advice::Watch => return general,
+            Advice::Walk(_) if self.verifies => return general,
+            Advice::Walk(reason) => (&self.nobody, reason),
+            Advice::DoNotStop => match &self.marks {
+                Some(marks) if !self.are_marks_refused.load(Ordering::Relaxed) => {
+                    let why = "it may start many programs: they are not stopped".to_owned();
+                    return Watcher { tracer: marks, why: Some(why), event_budget };
+                }
+                _ if self.verifies => return general,
+                _ => (&self.nobody, "it may start many programs".to_owned()),
+            },
+        };
+        let why = format!("{why}: looking at {entries} paths afterwards is cheaper");
+        Watcher { tracer, why: Some(why), event_budget }
     }
 
-    /// Why it is better not to watch a step.
-    fn reason_to_walk(&self, costs: Costs, text: &str) -> Option<String> {
-        let many = || writer_of_many(text).map(|program| format!("{program} writes many files"));
-        match costs.is_walk_cheaper(EVENTS_OF_MANY).then(many).flatten() {
-            // A mark on the file system stops nothing.
-            None if self.general.stops() && costs.is_walk_short() => {
-                Some("a small tree".to_owned())
-            }
-            reason => reason,
+    /// What a watched step answered: where directories cannot be marked now, they cannot later.
+    pub(super) fn saw(&self, touched: &Touched) {
+        if let Touched::Anything(Blindness::Marks(_) | Blindness::Unwatchable(_)) = touched {
+            self.are_marks_refused.store(true, Ordering::Relaxed);
         }
     }
 
@@ -226,6 +240,17 @@ fn is_run(instruction: &Located<Instruction>) -> bool {
     matches!(instruction.node, Instruction::Run(_))
 }
 
+/// What is best done about a step.
+#[derive(Debug, PartialEq, Eq)]
+enum Advice {
+    /// As most are.
+    Watch,
+    /// Not by ptrace.
+    DoNotStop,
+    /// Not at all, for this reason.
+    Walk(String),
+}
+
 /// What watching and walking cost here, measured.
 #[derive(Debug, Clone, Copy)]
 struct Costs {
@@ -243,8 +268,19 @@ impl Costs {
     /// is no end to it.
     const SHORT_WALK: Duration = Duration::from_millis(10);
 
-    fn is_walk_short(self) -> bool {
-        self.walk <= Self::SHORT_WALK
+    /// `stops` is whether ptrace is who would watch; `is_brief` is of the step, and this its text. Marks tell less
+    /// than ptrace, so that a walk may follow: they are advised where that is worth the uncertainty.
+    fn advice(self, stops: bool, is_brief: bool, text: &str) -> Advice {
+        let writer = || writer_of_many(text).filter(|_| self.is_walk_cheaper(EVENTS_OF_MANY));
+        if let Some(program) = writer() {
+            Advice::Walk(format!("{program} writes many files"))
+        } else if stops && self.walk <= Self::SHORT_WALK {
+            Advice::Walk("a small tree".to_owned())
+        } else if stops && !is_brief && self.is_walk_cheaper(EVENTS_OF_UNKNOWN) {
+            Advice::DoNotStop
+        } else {
+            Advice::Watch
+        }
     }
 
     fn is_walk_cheaper(self, events: u32) -> bool {
@@ -281,6 +317,9 @@ fn cost_of_a_path(rootfs: &Rootfs) -> Duration {
 
 /// As many events as unpacking or installing has at least; most have more.
 const EVENTS_OF_MANY: u32 = 10_000;
+
+/// As many events, or half as many short programs, as a step of which nothing is known is taken to have.
+const EVENTS_OF_UNKNOWN: u32 = 25_000;
 
 /// Programs whose purpose is to write thousands of files.
 const WRITERS_OF_MANY: [&str; 30] = [
@@ -337,6 +376,29 @@ mod tests {
             ("RUN cat /x.tar", None),
         ] {
             assert_eq!(writer_of_many(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_advised() {
+        let walked = |why: &str| Advice::Walk(why.to_owned());
+        let (tiny, middle, large, huge) = (4, 40, 100, 200);
+        for (walk, stops, is_brief, text, want) in [
+            (tiny, true, true, "RUN true", walked("a small tree")),
+            (tiny, false, true, "RUN true", Advice::Watch),
+            (middle, true, true, "RUN true", Advice::Watch),
+            (middle, true, false, "RUN make", Advice::DoNotStop),
+            (middle, false, false, "RUN make", Advice::Watch),
+            (middle, true, false, "RUN tar", walked("tar writes many files")),
+            (middle, false, false, "RUN tar", walked("tar writes many files")),
+            (large, true, false, "RUN tar", Advice::DoNotStop),
+            (huge, true, false, "RUN make", Advice::Watch),
+            (huge, true, false, "RUN tar", Advice::Watch),
+        ] {
+            let walk = Duration::from_millis(walk);
+            let event = Duration::from_micros(5);
+            let costs = Costs { resolving: event / 3, event, walk };
+            assert_eq!(costs.advice(stops, is_brief, text), want, "{walk:?}, {stops}: {text}");
         }
     }
 
