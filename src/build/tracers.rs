@@ -76,8 +76,6 @@ impl StepTracer {
 /// The backends of a build.
 #[derive(Debug)]
 pub(super) struct Tracers<'a> {
-    /// Nobody traces, whatever a step is.
-    walks: bool,
     verifies: bool,
     general: Tracer,
     /// Whether another may be taken where that costs less: none was asked for, and what has to be
@@ -131,7 +129,6 @@ impl<'a> Tracers<'a> {
         }
         tracing::info!("RUN steps: {}", general.describe());
         Ok(Self {
-            walks: matches!(watch, Watch::Walk(_)),
             verifies: verify != Verify::Off,
             general,
             is_free,
@@ -182,7 +179,7 @@ impl<'a> Tracers<'a> {
         let costs = self.costs(rootfs);
         let event_budget = costs.worthwhile_events();
         let general = Watcher { tracer: &self.general, why: None, event_budget };
-        if !self.is_free || self.walks {
+        if !self.is_free {
             return general;
         }
         let entries = rootfs.index().len();
@@ -318,7 +315,8 @@ fn cost_of_a_path(rootfs: &Rootfs) -> Duration {
 /// As many events as unpacking or installing has at least; most have more.
 const EVENTS_OF_MANY: u32 = 10_000;
 
-/// As many events, or half as many short programs, as a step of which nothing is known is taken to have.
+/// What a step of which nothing is known is taken to cost under ptrace: as much as so many events, or some
+/// two thousand short programs.
 const EVENTS_OF_UNKNOWN: u32 = 25_000;
 
 /// Programs whose purpose is to write thousands of files.

@@ -32,7 +32,8 @@ fn ptrace_has_what_random_programs_change() {
 #[test]
 fn inotify_has_what_random_programs_change() {
     let known = run_random(Choice::Inotify, &[Place::Namespaced]);
-    assert!(known.told > 0, "{known:?}");
+    // Of the others a directory came, or a name that went again.
+    assert!(known.told * 3 > known.runs, "{known:?}");
 }
 
 #[test]
