@@ -211,6 +211,8 @@ impl<'a> Tracers<'a> {
         let per_path = *self.per_path.get_or_init(|| cost_of_a_path(rootfs));
         let entries = u32::try_from(rootfs.index().len()).unwrap_or(u32::MAX);
         let (resolving, event) = (self.general.resolving_cost(), self.general.event_cost());
+        // A name that marks tell is looked at afterwards, as a walk would.
+        let resolving = resolving.max(per_path);
         let costs = Costs { resolving, event, walk: per_path * entries };
         tracing::debug!(?per_path, event = ?costs.event, "what looking and following cost here");
         costs
@@ -251,7 +253,7 @@ enum Advice {
 /// What watching and walking cost here, measured.
 #[derive(Debug, Clone, Copy)]
 struct Costs {
-    /// What resolving names adds to a stop.
+    /// What resolving names adds to a stop, or a name to what is looked at.
     resolving: Duration,
     /// All that an event costs.
     event: Duration,

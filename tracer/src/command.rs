@@ -39,7 +39,7 @@ pub struct Command {
     pub stdout: Option<OwnedFd>,
     /// As `stdout`.
     pub stderr: Option<OwnedFd>,
-    /// Events after which names are no longer resolved and the answer is
+    /// Events, or names where marks on directories tell them, after which none are kept and the answer is
     /// [`Anything`](crate::Touched::Anything): the point from which looking at
     /// the whole tree is cheaper. `None` never gives up.
     pub event_budget: Option<u64>,

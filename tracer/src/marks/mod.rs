@@ -126,11 +126,7 @@ impl Marks {
             Ok(listening) => listening,
             Err(why) => return body().map(blind(why)),
         };
-        // What marks on directories have not told is not known for the next command either.
-        let budget = match kind {
-            Kind::Directories => None,
-            Kind::FileSystem => Some(command.event_budget.unwrap_or(u64::MAX)),
-        };
+        let budget = command.event_budget.unwrap_or(u64::MAX);
         let (outcome, notes) = listen_while(queue, budget, stop, body)?;
         let events = notes.events();
         let touched = placed.settle(notes);
@@ -239,7 +235,7 @@ pub(crate) fn what_marks_cannot_see(command: &Command) -> Option<&'static str> {
 /// left.
 fn listen_while<T>(
     queue: Queue,
-    budget: Option<u64>,
+    budget: u64,
     (stop, stopper): (OwnedFd, OwnedFd),
     body: impl FnOnce() -> T,
 ) -> Result<(T, Notes), Error> {
@@ -257,8 +253,8 @@ fn listen_while<T>(
 }
 
 /// Empties the queue every few milliseconds: once for each event would cost a
-/// switch of processes each, and the queue holds thousands. Above `budget` nothing more is read.
-fn read_until(mut queue: Queue, budget: Option<u64>, stop: &OwnedFd) -> Notes {
+/// switch of processes each, and the queue holds thousands. Above `budget` nothing more is kept, or read.
+fn read_until(mut queue: Queue, budget: u64, stop: &OwnedFd) -> Notes {
     const SHORTEST: Duration = Duration::from_millis(1);
     const LONGEST: Duration = Duration::from_millis(8);
     sys::block_signals();
@@ -271,8 +267,7 @@ fn read_until(mut queue: Queue, budget: Option<u64>, stop: &OwnedFd) -> Notes {
             queue.settle(&mut notes);
             return notes;
         }
-        if budget.is_some_and(|budget| notes.are_over(budget)) {
-            queue.give_up();
+        if notes.are_over(budget) && queue.give_up() {
             waited(stop, None);
             return notes;
         }

@@ -53,12 +53,14 @@ impl Queue {
     }
 
     /// Takes a mark off that is of no use any more: it would make everything slower that writes
-    /// on its file system. Those on directories serve other commands as well.
-    pub(super) fn give_up(&self) {
+    /// on its file system. Those on directories serve other commands as well; then it is not done, and what they
+    /// have told still has to be read.
+    pub(super) fn give_up(&self) -> bool {
         if self.files.is_some() {
             // As it was before, where the kernel refuses that.
             let _ = sys::notify::unmark_file_systems(self.fd.as_fd());
         }
+        self.files.is_some()
     }
 
     /// Where the directories are that the notes speak of, where these are known by handle only.
@@ -136,6 +138,8 @@ pub(super) struct Notes {
     events: u64,
     /// Of the tree.
     of_tree: u64,
+    /// Different names among them.
+    named: u64,
 }
 
 /// The first reason not to know what changed.
@@ -151,10 +155,12 @@ impl Notes {
         self.events
     }
 
-    /// Whether nothing that may still come is of interest: more was told of the tree than `budget`, or
-    /// nobody knows what changed in any case.
+    /// Whether nothing that may still come is of interest, but for where directories are: more was told of the
+    /// tree than `budget`, or nobody knows what changed in any case. What the kernel tells by itself costs by the
+    /// event; marks on directories, which tell the same name again and again for next to nothing, by the name.
     pub(super) fn are_over(&mut self, budget: u64) -> bool {
-        if self.of_tree > budget {
+        let told = if self.settled.is_some() { self.of_tree } else { self.named };
+        if told > budget {
             self.lose_sight(Blindness::Budget(budget));
         }
         self.blind.is_some()
@@ -207,15 +213,21 @@ impl Notes {
         may_link: bool,
     ) {
         self.of_tree += 1;
-        if self.blind.is_none() {
-            let names = self.names.entry(wd).or_default();
-            if !names.contains(name) {
-                names.insert(name.into());
-            }
-        }
         let structure =
             ReadFlags::CREATE | ReadFlags::DELETE | ReadFlags::MOVED_FROM | ReadFlags::MOVED_TO;
         let is_structure = what.intersects(structure);
+        if self.blind.is_some() {
+            // They are marked for the next command in any case.
+            if is_structure && what.contains(ReadFlags::ISDIR) {
+                self.directory((wd, name.into()), what, may_link);
+            }
+            return;
+        }
+        let names = self.names.entry(wd).or_default();
+        if !names.contains(name) {
+            names.insert(name.into());
+            self.named += 1;
+        }
         if !is_structure && self.came.is_empty() && self.went.is_empty() {
             return;
         }
@@ -285,7 +297,7 @@ impl Notes {
         if self.settled.is_some() {
             self.doubts.entry(entry.0).or_insert(Unseen::Link(entry));
         } else if self.blind.is_none() {
-            self.blind = Some(Unseen::Link(entry));
+            self.turn_blind(Unseen::Link(entry));
         }
     }
 
@@ -297,8 +309,15 @@ impl Notes {
     pub(super) fn lose_sight(&mut self, blindness: Blindness) {
         // Worse than a name that came and went.
         if !matches!(self.blind, Some(Unseen::Other(_))) {
-            self.blind = Some(Unseen::Other(blindness));
+            self.turn_blind(Unseen::Other(blindness));
         }
+    }
+
+    /// Names are of no use any more, and there may be many.
+    fn turn_blind(&mut self, why: Unseen) {
+        self.blind = Some(why);
+        (self.names, self.selves) = (HashMap::new(), HashSet::new());
+        (self.came, self.went, self.under_way) = (HashMap::new(), HashSet::new(), HashMap::new());
     }
 
     /// Says the same with the paths that the marks had at first, or that were found at the end.
@@ -385,4 +404,29 @@ fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
 
 fn unknown_mark() -> Blindness {
     Blindness::Marks("an event came from a mark that nobody knows".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn above_the_budget_only_directories_are_kept() {
+        let mut notes = Notes::default();
+        let made = |notes: &mut Notes, name: &str, what| {
+            notes.entry(1, name.as_bytes(), ReadFlags::CREATE | what, 0, false);
+        };
+        for name in ["a", "b", "a", "a"] {
+            made(&mut notes, name, ReadFlags::empty());
+            assert!(!notes.are_over(2), "the same name again is no more to look at");
+        }
+        made(&mut notes, "c", ReadFlags::empty());
+        assert!(notes.are_over(2));
+        made(&mut notes, "d", ReadFlags::empty());
+        made(&mut notes, "n", ReadFlags::ISDIR);
+        assert!(notes.names.is_empty() && notes.came.is_empty() && notes.are_over(2));
+        let concluded = notes.conclude(&HashMap::from([(1, b"/dir".to_vec())]));
+        assert_eq!(concluded.touched, Touched::Anything(Blindness::Budget(2)));
+        assert_eq!(concluded.stale, Some(vec![b"/dir/n".to_vec()]), "to be marked");
+    }
 }
