@@ -127,7 +127,8 @@ impl<'a> Tracers<'a> {
         for step in steps {
             special.insert(name(step.tracer), probe(step.tracer, root)?);
         }
-        tracing::info!("RUN steps: {}", general.describe());
+        let others = marks.as_ref().map_or("", |_| ", inotify where many programs may be started");
+        tracing::info!("RUN steps: {}{others}", general.describe());
         Ok(Self {
             verifies: verify != Verify::Off,
             general,
