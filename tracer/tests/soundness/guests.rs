@@ -7,7 +7,7 @@ use std::path::Path;
 
 use tracer::{Blindness, CapSet, Choice, Command, Interrupt, Status, Touched, Tracer};
 
-use crate::proof::{Place, SETTINGS, Scene, Setting, TABLES, compare, cstring, write};
+use crate::proof::{BUILT, Place, SETTINGS, Scene, Setting, TABLES, compare, cstring, write};
 
 #[test]
 fn on_a_host_answers_are_those_of_the_table() {
@@ -34,6 +34,10 @@ fn with_the_capabilities_of_a_container_answers_are_those_of_the_table() {
     for name in ["PATH", "HOME", "RUSTUP_HOME", "CARGO_HOME"] {
         let value = std::env::var_os(name).unwrap_or_default();
         command.envp.push(variable(name, Path::new(&value)));
+    }
+    // Where they were built elsewhere.
+    if let Some(value) = std::env::var_os(BUILT) {
+        command.envp.push(variable(BUILT, Path::new(&value)));
     }
     command.capabilities = Some(CapSet::CONTAINER_DEFAULT);
     let output = tempfile::NamedTempFile::new().unwrap();
