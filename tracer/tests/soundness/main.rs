@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
-#[expect(unused_imports, reason = "some of it is for the tests that start containers")]
 mod proof;
 
 mod guests;
