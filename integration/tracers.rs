@@ -98,7 +98,9 @@ fn a_step_may_trace_its_own_processes_where_inotify_watches() {
         // Nothing stops a step under fanotify, and nobody watches one in a small tree else.
         let log = build(place, "auto").succeeded().log;
         let step = "This step: off (a small tree: looking at ";
-        assert_eq!(log.contains("RUN steps: fanotify"), !log.contains(step), "{log}");
+        let is_in_memory = log.contains("Files are compared by content");
+        let is_watched = log.contains("RUN steps: fanotify") || is_in_memory;
+        assert_eq!(is_watched, !log.contains(step), "{log}");
         build(place, "0:2=inotify").succeeded();
     }
 }
@@ -200,4 +202,65 @@ fn what_may_start_many_programs_is_not_stopped_where_a_walk_would_cost_little() 
     }
     let log = build("--run-tracer=ptrace").log;
     assert!(!log.contains("This step: "), "who asks for a tracer has it: {log}");
+}
+
+/// An old file, and directories to give it further names in.
+const NAMES: &str = "FROM busybox\nCOPY t /t\n\
+    RUN mkdir -p /w /mnt /cache /opt /kaniko/f && echo old > /w/old && echo old > /opt/f\n";
+
+/// In place, what is shown for a mount and what waits meanwhile is on the file system of the tree, and so is the executor's
+/// own directory: a file may be changed by a name there, which is gone when the tree is looked at.
+#[test]
+fn names_that_are_no_part_of_the_image_are_minded() {
+    let (changed, closed) = ("- 0644 0:0 8 \"old\\nnew\\n\"", "- 0600 0:0 4 \"old\\n\"");
+    for (steps, path, want) in [
+        ("RUN ln /w/old /kaniko/x\nRUN echo new >> /kaniko/x; rm /kaniko/x\n", "/w/old", changed),
+        (
+            "RUN ln /w/old /kaniko/f/x; mv /kaniko/f /kaniko/g; echo new >> /kaniko/g/x\n",
+            "/w/old",
+            changed,
+        ),
+        (
+            "RUN --mount=type=tmpfs,target=/mnt ln /w/old /mnt/y && echo new >> /mnt/y\n",
+            "/w/old",
+            changed,
+        ),
+        (
+            "RUN --mount=type=bind,target=/mnt,rw ln -f /w/old /mnt/t && chmod 600 /mnt/t\n",
+            "/w/old",
+            closed,
+        ),
+        (
+            "RUN --mount=type=cache,target=/cache ln -f /w/old /cache/y\n\
+             RUN --mount=type=cache,target=/cache echo new >> /cache/y && rm /cache/y\n",
+            "/w/old",
+            changed,
+        ),
+        (
+            "RUN --mount=type=cache,target=/cache echo old > /cache/z && ln /cache/z /w/z\n\
+             RUN --mount=type=cache,target=/cache echo new >> /cache/z && rm /cache/z\n",
+            "/w/z",
+            changed,
+        ),
+        (
+            "RUN --mount=type=tmpfs,target=/opt \
+             find / -xdev -path '*/aside-*' -type f -exec chmod 600 {} +\n",
+            "/opt/f",
+            closed,
+        ),
+    ] {
+        for tracer in ["inotify", "ptrace"] {
+            let build = Build::of(&format!("{NAMES}{steps}")).base("busybox", base::busybox());
+            let ended = build
+                .file("t", "t")
+                .place(PLACES[1])
+                .flags(["--verify-snapshot=fail", &format!("--run-tracer={tracer}")])
+                .run()
+                .succeeded();
+            let facts: Facts<'_> = &[(path, want)];
+            assert_facts(&format!("{tracer} {steps}"), &ended.image().tree(), facts);
+            let words = "by a name of it that is no part of the image";
+            assert!(ended.log.contains(words), "{tracer} {steps}{}", ended.log);
+        }
+    }
 }

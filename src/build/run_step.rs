@@ -58,7 +58,6 @@ impl Stages<'_, '_> {
             run_failure(&error, program, &format!("{}:{number}", stage.label))
         })?;
         let ran_for = running.stop(ran.outcome.stats.cpu);
-        builder.tracers.saw(&ran.outcome.touched);
         let recognized = fold.root_mut()?.recognize(&ran.restored);
         recognized.could_not(|| "look at what the mounts were put over".to_owned())?;
         builder.work.restore()?;
@@ -80,13 +79,17 @@ impl Stages<'_, '_> {
                 stage.label
             );
         }
-        let mut suspects = ran.suspects;
+        let unsure = builder.tracers.saw(&ran);
+        let mut suspects = if unsure.is_some() { Suspects::Everything } else { ran.suspects };
         if let Suspects::Only { paths, .. } = &mut suspects {
             paths.extend(made);
         }
         warn_of_mounts(&suspects, fold.root()?.exclusions());
         let named = format!("[{number}/{}] {}", stage.instructions.len(), shown(&ready.text));
         let looking = Stopwatch::start();
+        if let Some(why) = unsure {
+            tracing::info!("Taking snapshot of full filesystem: {why}");
+        }
         let difference = self.after_run(&ran.outcome.touched, &suspects, &named, fold)?;
         fold.read = self.read_set(&ran.outcome.reads, step, &difference, fold);
         let stats = ran.outcome.stats;
@@ -109,6 +112,9 @@ impl Stages<'_, '_> {
         fold: &mut Fold,
     ) -> Result<Difference, Failure> {
         let watch = self.builder.order.watch;
+        if matches!(watch, Watch::Trace { .. }) && self.builder.tracers.has_to_read() {
+            fold.root_mut()?.distrust();
+        }
         let compare = |rootfs: &Rootfs, suspects: &Suspects| {
             rootfs.difference(suspects).map_err(|error| {
                 Failure::new("could not tell what the step changed").because(error)

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use snapshot::ImagePath;
+use snapshot::{ImagePath, Suspects};
 use tracer::{Blindness, Choice, Touched, Tracer};
 
 use super::brief::is_brief;
@@ -20,6 +20,7 @@ use crate::dockerfile::{Instruction, Located};
 use crate::plan::{Plan, PlannedStage, RunStep};
 use crate::report::{Explain as _, Failure};
 use crate::rootfs::Rootfs;
+use crate::step::Ran;
 
 /// `--run-tracer=STAGE:STEP=TRACER`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +86,10 @@ pub(super) struct Tracers<'a> {
     marks: Option<Tracer>,
     /// Whether directories could not be marked.
     are_marks_refused: AtomicBool,
+    /// Whether the times of a file tell that it was changed, even through a mapping.
+    are_times_telling: bool,
+    /// Whether files may have names that are no part of an image, which a step can change them by.
+    has_names_outside: AtomicBool,
     steps: &'a [StepTracer],
     /// Those that only some steps have.
     special: BTreeMap<&'static str, Tracer>,
@@ -135,6 +140,8 @@ impl<'a> Tracers<'a> {
             is_free,
             marks,
             are_marks_refused: AtomicBool::new(false),
+            has_names_outside: AtomicBool::new(false),
+            are_times_telling: are_times_telling(root),
             steps,
             special,
             nobody: probe(Choice::Off, root)?,
@@ -180,7 +187,8 @@ impl<'a> Tracers<'a> {
         let costs = self.costs(rootfs);
         let event_budget = costs.worthwhile_events();
         let general = Watcher { tracer: &self.general, why: None, event_budget };
-        if !self.is_free {
+        // A walk that reads everything is dear.
+        if !self.is_free || !self.are_times_telling {
             return general;
         }
         let entries = rootfs.index().len();
@@ -201,11 +209,24 @@ impl<'a> Tracers<'a> {
         Watcher { tracer, why: Some(why), event_budget }
     }
 
-    /// What a watched step answered: where directories cannot be marked now, they cannot later.
-    pub(super) fn saw(&self, touched: &Touched) {
+    /// Whether files have to be read to know that a step did not change them.
+    pub(super) fn has_to_read(&self) -> bool {
+        !self.are_times_telling
+    }
+
+    /// Takes in what a step answered; answers why it does not say where to look, though it was watched.
+    ///
+    /// Where directories cannot be marked now, they cannot later. And once a file has a name where nobody looks, an
+    /// answer by names is none, in other stages too: a tree that one was built in may be that of the next.
+    pub(super) fn saw(&self, ran: &Ran) -> Option<&'static str> {
+        let touched = &ran.outcome.touched;
         if let Touched::Anything(Blindness::Marks(_) | Blindness::Unwatchable(_)) = touched {
             self.are_marks_refused.store(true, Ordering::Relaxed);
         }
+        let had = self.has_names_outside.fetch_or(ran.has_names_outside, Ordering::Relaxed);
+        let is_told = matches!(touched, Touched::Only(_));
+        (is_told && (had || matches!(ran.suspects, Suspects::Everything)))
+            .then_some("a file may have been changed by a name of it that is no part of the image")
     }
 
     fn costs(&self, rootfs: &Rootfs) -> Costs {
@@ -238,6 +259,24 @@ fn name(choice: Choice) -> &'static str {
 
 fn is_run(instruction: &Located<Instruction>) -> bool {
     matches!(instruction.node, Instruction::Run(_))
+}
+
+fn are_times_telling(root: &Path) -> bool {
+    use rustix::fs::statfs;
+    const TMPFS: u64 = 0x0102_1994;
+    const RAMFS: u64 = 0x8584_58f6;
+    let are_telling = tracer::are_stores_stamped(root).unwrap_or_else(|error| {
+        tracing::debug!(%error, "whether stores to mapped files leave a stamp could not be tried");
+        let kind = statfs(root).ok().and_then(|fs| u64::try_from(fs.f_type).ok());
+        !matches!(kind, Some(TMPFS | RAMFS))
+    });
+    if !are_telling {
+        tracing::info!(
+            "Files are compared by content: this file system, which is in memory, does not stamp \
+             what is stored to mapped files"
+        );
+    }
+    are_telling
 }
 
 /// What is best done about a step.

@@ -87,6 +87,9 @@ pub struct Ran {
     pub suspects: Suspects,
     /// Paths that its mounts were put over, and that are what they were.
     pub restored: Vec<ImagePath>,
+    /// Whether files of the tree may have names in places that are no part of the image and that later steps
+    /// see too: what they change by such a name, nobody is told.
+    pub has_names_outside: bool,
 }
 
 /// Runs a step to its end: when this returns, none of its processes is left, and nothing of its
@@ -106,7 +109,7 @@ pub fn run(
     let mut points = MountPoints::default();
     let script = step.script.as_ref().map(|script| Script::write(runner, script)).transpose()?;
     let (scratch, interrupt) = (runner.scratch, runner.interrupt);
-    let (ran, restored) = match runner.isolation {
+    let (ran, restored, found) = match runner.isolation {
         Isolation::Namespace { .. } => {
             let shows = Shows::prepare(mounted, rootfs, &mut points, scratch, interrupt);
             let ran = shows.map_err(RunError::from).and_then(|mut shows| {
@@ -117,13 +120,16 @@ pub fn run(
                 });
                 command.and_then(|mut command| execute(runner, marks, &mut command, who.uid))
             });
-            (ran, Ok(Vec::new()))
+            let found = ran.as_ref().map(|outcome| suspects(&outcome.touched, rootfs, None)).ok();
+            (ran, Ok(Vec::new()), found)
         }
         Isolation::InPlace => {
             let placed = Placed::place(mounted, rootfs, scratch, interrupt)?;
             let command = prepare(runner, rootfs, step, who, &env, |_, _, _| Ok(()));
             let ran = command.and_then(|mut command| execute(runner, marks, &mut command, who.uid));
-            (ran, placed.take_out())
+            // Before the names that the mounts hold are gone.
+            let found = ran.as_ref().map(|it| suspects(&it.touched, rootfs, Some(&placed))).ok();
+            (ran, placed.take_out(), found)
         }
     };
     drop(script);
@@ -131,8 +137,8 @@ pub fn run(
     let restored = restored?;
     let outcome = ran?;
     removed.map_err(|source| RunError::Prepare { what: "mount points again".into(), source })?;
-    let suspects = suspects(&outcome.touched, rootfs);
-    Ok(Ran { outcome, suspects, restored })
+    let (suspects, has_names_outside) = found.unwrap_or((Suspects::Everything, false));
+    Ok(Ran { outcome, suspects, restored, has_names_outside })
 }
 
 fn execute(
@@ -322,34 +328,72 @@ fn nul_free(text: &str) -> Result<CString, RunError> {
     CString::new(text).map_err(|_| RunError::Nul)
 }
 
-/// What the tracer names, as paths of the image.
-fn suspects(touched: &Touched, rootfs: &Rootfs) -> Suspects {
-    let Touched::Only(TouchedSet { paths, trees }) = touched else { return Suspects::Everything };
+/// What the tracer names, as paths of the image; and whether there are names outside of it, as in [`Ran`].
+///
+/// A file of the image may have a further name where nobody looks: in an excluded directory, or, in place, in what
+/// is put there for a mount. Who is told of that name only has to look everywhere.
+fn suspects(touched: &Touched, rootfs: &Rootfs, placed: Option<&Placed<'_>>) -> (Suspects, bool) {
+    let top = rootfs.tree().path();
+    let full = |path: &ImagePath| top.join(std::ffi::OsStr::from_bytes(path.relative()));
+    let Touched::Only(TouchedSet { paths, trees }) = touched else {
+        let mut caches = placed.iter().flat_map(|placed| placed.kept());
+        return (Suspects::Everything, caches.any(|cache| is_any_linked_below(&full(cache))));
+    };
     let parse = |names: &BTreeSet<Vec<u8>>| -> Option<Vec<ImagePath>> {
         names.iter().map(|name| ImagePath::parse(name).ok()).collect()
     };
     // A name that no image can hold: the walk will say which.
     let (Some(paths), Some(trees)) = (parse(paths), parse(trees)) else {
-        return Suspects::Everything;
+        return (Suspects::Everything, false);
     };
-    if paths.iter().any(|path| is_name_outside(path, rootfs)) {
-        return Suspects::Everything;
+    let has_cache = placed.is_some_and(|placed| placed.kept().next().is_some());
+    let (mut is_everything, mut has_names_outside) = (false, false);
+    let told = paths.iter().map(|path| (path, false)).chain(trees.iter().map(|tree| (tree, true)));
+    for (path, is_tree) in told {
+        // What waits aside comes back to where the tracer does not say.
+        is_everything |= placed.is_some_and(|placed| placed.holds_aside(path));
+        let is_excluded = rootfs.exclusions().excludes(path);
+        let is_mounted = placed.is_some_and(|placed| placed.covers(path));
+        let is_linked = || match is_tree {
+            true => is_any_linked_below(&full(path)),
+            false => is_linked(&full(path)),
+        };
+        if (is_excluded || is_mounted || has_cache) && is_linked() {
+            is_everything |= is_excluded || is_mounted;
+            has_names_outside |= is_excluded || has_cache;
+        }
     }
-    Suspects::Only { paths, trees }
+    let suspects = match is_everything {
+        true => Suspects::Everything,
+        false => Suspects::Only { paths, trees },
+    };
+    (suspects, has_names_outside)
 }
 
-/// Whether an excluded path is one of several names of its file: the others may be in the image,
-/// and nobody looks at this one.
-fn is_name_outside(path: &ImagePath, rootfs: &Rootfs) -> bool {
-    let is_linked = || {
-        let stat = rustix::fs::lstat(
-            rootfs.tree().path().join(std::ffi::OsStr::from_bytes(path.relative())),
-        );
-        stat.is_ok_and(|stat| {
-            stat.st_nlink > 1 && !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir()
-        })
-    };
-    rootfs.exclusions().excludes(path) && is_linked()
+/// Whether this is one of several names of its file.
+fn is_linked(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    path.symlink_metadata().is_ok_and(|found| !found.is_dir() && found.nlink() > 1)
+}
+
+/// Whether this, or anything below it, is. What cannot be looked at, may be.
+fn is_any_linked_below(top: &Path) -> bool {
+    if !top.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+        return is_linked(top);
+    }
+    let mut pending = vec![top.to_owned()];
+    while let Some(dir) = pending.pop() {
+        let Ok(entries) = std::fs::read_dir(dir) else { return true };
+        for entry in entries {
+            let kind = entry.as_ref().map(std::fs::DirEntry::file_type);
+            match (entry.as_ref(), kind) {
+                (Ok(entry), Ok(Ok(kind))) if kind.is_dir() => pending.push(entry.path()),
+                (Ok(entry), Ok(Ok(_))) if !is_linked(&entry.path()) => {}
+                _ => return true,
+            }
+        }
+    }
+    false
 }
 
 #[cfg(test)]

@@ -53,4 +53,5 @@ pub use interrupt::Interrupt;
 pub use marks::Marks;
 pub use outcome::{Blindness, Denied, Outcome, Stats, Status, Touched, TouchedSet};
 pub use reads::{Access, Reads};
+pub use sys::mapping::are_stores_stamped;
 pub use tracer::{Choice, Pick, Tracer, UnknownChoice};

@@ -118,6 +118,25 @@ impl<'a> Placed<'a> {
         Ok(std::mem::take(&mut self.touched))
     }
 
+    /// Where caches are that were moved here: names in them outlive the step.
+    pub(in crate::step) fn kept(&self) -> impl Iterator<Item = &ImagePath> {
+        let is_kept = |one: &&One| matches!(one.after, After::MoveBack(..));
+        self.placed.iter().filter(is_kept).map(|one| &one.place)
+    }
+
+    /// Whether a path is in what was put here.
+    pub(in crate::step) fn covers(&self, path: &ImagePath) -> bool {
+        self.placed.iter().any(|one| path.starts_with(&one.place))
+    }
+
+    /// Whether a path is in what was here before, and waits.
+    pub(in crate::step) fn holds_aside(&self, path: &ImagePath) -> bool {
+        self.placed
+            .iter()
+            .filter_map(|one| one.before.as_ref())
+            .any(|aside| path.starts_with(aside))
+    }
+
     fn place_one(&mut self, mount: Mounted<'_>) -> Result<(), MountError> {
         let target = mount.target;
         let failed = |source| MountError::Io { target: target.clone(), source };

@@ -121,9 +121,10 @@ pub(super) struct Notes {
     came: HashMap<Name, bool>,
     /// Those of them that went, before the file was changed.
     went: HashSet<Name>,
-    /// Renames of which the first half was seen; whether that name came, as in
-    /// `came`.
-    under_way: HashMap<u32, Option<bool>>,
+    /// Renames of which the first half was seen, by their cookie.
+    under_way: HashMap<u32, Moving>,
+    /// Names of files, and from which name each was moved there.
+    moved: HashMap<Name, Name>,
     /// Marks whose directory is gone.
     gone: Vec<i32>,
     blind: Option<Unseen>,
@@ -140,6 +141,16 @@ pub(super) struct Notes {
     of_tree: u64,
     /// Different names among them.
     named: u64,
+}
+
+/// The first half of a rename.
+#[derive(Debug)]
+struct Moving {
+    from: Name,
+    /// Whether that name came, as in `came`.
+    came: Option<bool>,
+    /// From where it was moved there.
+    before: Option<Name>,
 }
 
 /// The first reason not to know what changed.
@@ -240,11 +251,12 @@ impl Notes {
     }
 
     /// The content or metadata behind a name, which may have gone while its
-    /// file was open.
+    /// file was open; another that has come there since is no excuse.
     fn change(&mut self, entry: Name) {
         if let Some(is_changed) = self.came.get_mut(&entry) {
             *is_changed = true;
-        } else if self.went.contains(&entry) {
+        }
+        if self.went.contains(&entry) {
             self.suspect_link(entry);
         }
     }
@@ -266,14 +278,28 @@ impl Notes {
                 self.came.insert(entry, false);
             }
         } else if what.contains(ReadFlags::MOVED_FROM) {
-            self.under_way.insert(cookie, self.came.get(&entry).copied());
+            // A name that went may have been taken by a file of which nothing else is known: an exchange is
+            // told as two renames, one after the other, though neither name was free.
+            let came = self.came.get(&entry).copied();
+            let came = came.or_else(|| self.went.contains(&entry).then_some(false));
+            let before = self.moved.remove(&entry);
+            self.under_way.insert(cookie, Moving { from: entry.clone(), came, before });
             self.lose(entry, true);
         } else if what.contains(ReadFlags::MOVED_TO) {
             // What had this name is gone without a word.
             self.lose(entry.clone(), false);
-            if let Some(is_changed) = self.under_way.remove(&cookie).unwrap_or(Some(true)) {
-                self.came.insert(entry, is_changed);
+            let Some(Moving { from, came, before }) = self.under_way.remove(&cookie) else {
+                self.came.insert(entry, true);
+                return;
+            };
+            // There and back, or the second half of an exchange: then it is another file that comes back.
+            if before.as_ref() == Some(&entry) && self.went.contains(&from) {
+                self.suspect_link(entry.clone());
             }
+            if let Some(is_changed) = came {
+                self.came.insert(entry.clone(), is_changed);
+            }
+            self.moved.insert(entry, from);
         } else {
             self.lose(entry, false);
         }
@@ -317,7 +343,8 @@ impl Notes {
     fn turn_blind(&mut self, why: Unseen) {
         self.blind = Some(why);
         (self.names, self.selves) = (HashMap::new(), HashSet::new());
-        (self.came, self.went, self.under_way) = (HashMap::new(), HashSet::new(), HashMap::new());
+        (self.came, self.went) = (HashMap::new(), HashSet::new());
+        (self.under_way, self.moved) = (HashMap::new(), HashMap::new());
     }
 
     /// Says the same with the paths that the marks had at first, or that were found at the end.

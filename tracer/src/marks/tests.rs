@@ -88,6 +88,9 @@ fn marks_tell_what_a_command_touched() {
         ("ln a d/x; exec 3<>d/x; rm d/x; echo new >&3", UNSEEN),
         ("ln a d/x; exec 3<>d/x; mv d/x y; rm y; echo new >&3", UNSEEN),
         ("ln a d/x; chmod 600 d/x; rm d/x", UNSEEN),
+        // A name that comes again for another file, while the first is still open.
+        ("ln a d/x; exec 3<>d/x; rm d/x; echo other > d/x; echo new >&3", UNSEEN),
+        ("echo other > y; ln a d/x; exec 3<>d/x; mv y d/x; echo new >&3", UNSEEN),
         // Nothing was changed through the name that came and went.
         ("ln a d/x; rm d/x; ln -s a y; rm y", "/d/x /y"),
         ("(sleep 0.05; echo new > a) &", ""),

@@ -5,6 +5,7 @@
 //! a process may do between fork and exec when its parent had threads.
 
 pub(crate) mod child;
+pub(crate) mod mapping;
 pub(crate) mod notify;
 pub(crate) mod trace;
 

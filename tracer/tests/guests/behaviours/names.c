@@ -1,6 +1,7 @@
 /* Making, moving and removing names. */
 #include "guest.h"
 
+#define EXCHANGE(one, other) NEEDS(syscall(SYS_renameat2, AT_FDCWD, one, AT_FDCWD, other, 2))
 BEHAVIOUR(rename_file) { SAYS(rename("a", "dir/z")); SAYS(rename("b", "c")); }
 BEHAVIOUR(rename_at2) { SAYS(syscall(SYS_renameat2, open("dir", O_RDONLY), "sub/file", AT_FDCWD, "c", 1)); }
 BEHAVIOUR(exchange) { SAYS(syscall(SYS_renameat2, AT_FDCWD, "a", AT_FDCWD, "dir", 2)); }
@@ -26,6 +27,11 @@ BEHAVIOUR(dir_made_again) {
 }
 BEHAVIOUR(removed_cwd) { SAYS(mkdir("gone", 0755)); SAYS(chdir("gone")); SAYS(rmdir("../gone")); fill("../c"); }
 BEHAVIOUR(hard_link_write) { SAYS(mkdir("new", 0755)); SAYS(link("a", "new/l")); fill("new/l"); SAYS(unlink("new/l")); }
+BEHAVIOUR(name_that_came_again) { int fd; SAYS(link("a", "t")); SAYS(fd = open("t", O_WRONLY)); SAYS(unlink("t")); fill("t"); put(fd); }
+BEHAVIOUR(renamed_over_an_open_link) { int fd; fill("n"); SAYS(link("a", "t")); SAYS(fd = open("t", O_WRONLY)); SAYS(rename("n", "t")); SAYS(fchmod(fd, 0600)); SAYS(close(fd)); }
+BEHAVIOUR(exchanged_there_and_back) { SAYS(link("a", "l")); EXCHANGE("b", "l"); put(open("b", O_WRONLY)); EXCHANGE("b", "l"); SAYS(unlink("l")); }
+BEHAVIOUR(exchanged_and_removed) { SAYS(link("a", "l")); EXCHANGE("b", "l"); put(open("b", O_WRONLY)); SAYS(unlink("b")); }
+BEHAVIOUR(changed_and_exchanged) { SAYS(link("a", "l")); put(open("l", O_WRONLY)); EXCHANGE("l", "b"); SAYS(unlink("b")); }
 BEHAVIOUR(unlinked_then_fchmod) { int fd; SAYS(fd = open("a", O_RDWR)); SAYS(unlink("a")); SAYS(fchmod(fd, 0600)); SAYS(fd = open("b (deleted)", O_RDWR | O_CREAT, 0644)); SAYS(fchmod(fd, 0600)); }
 BEHAVIOUR(lost_name) { int fd; SAYS(link("b", "other")); SAYS(fd = open("b", O_RDONLY)); SAYS(unlink("b")); SAYS(fchmod(fd, 0600)); }
 BEHAVIOUR(exchanged_trees) { SAYS(mkdir("other", 0755)); fill("other/x"); NEEDS(syscall(SYS_renameat2, AT_FDCWD, "other", AT_FDCWD, "dir", 2)); fill("dir/y"); SAYS(unlink("other/sub/file")); }
