@@ -195,6 +195,9 @@ fn what_may_start_many_programs_is_not_stopped_where_a_walk_would_cost_little() 
         for (layer, count) in [(2, 2), (3, 1), (4, 4), (5, 4)] {
             assert_eq!(image.layers[layer].entries.len(), count, "{layer}\n{}", ended.log);
         }
+        if ended.log.contains("Files are compared by content") {
+            continue; // a walk of a tree in memory is too dear to be risked
+        }
         let steps = ended.log.matches("This step: inotify (it may start many programs").count();
         assert_eq!(steps, 3, "{}", ended.log);
         // Only of a directory that came is nothing known.

@@ -17,7 +17,8 @@
 //! it unseen), make everything suspect: [`Blindness::UnseenLink`].
 //!
 //! Stores to a mapping are told when the file behind it is closed for the last
-//! time, which is before its last process is reaped.
+//! time, which is before its last process is reaped, unless the kernel itself still holds the file: for a request of aio
+//! or io_uring, or in the queue of a socket that only other such queues lead to.
 //!
 //! # Paths
 //!
