@@ -60,11 +60,11 @@ fn a_hundred_layers_that_are_unpacked_fit_into_little_memory() {
     assert_eq!(image.tree()["/new"].size, kept.len() as u64);
 }
 
-/// A file system of a few megabytes, gone with the value.
-struct SmallDisk(tempfile::TempDir);
+/// A file system of a few megabytes, in memory, gone with the value.
+pub(crate) struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    fn new(kilobytes: u32) -> Self {
+    pub(crate) fn new(kilobytes: u32) -> Self {
         let home = tempfile::tempdir().unwrap();
         let size = format!("size={kilobytes}k");
         let kind = Some("tmpfs");
@@ -72,7 +72,7 @@ impl SmallDisk {
         Self(home)
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 }

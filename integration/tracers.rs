@@ -3,6 +3,7 @@
 use crate::base;
 use crate::build_basic::{Facts, assert_facts};
 use crate::executor::{Build, PLACES, Place};
+use crate::limits::SmallDisk;
 use crate::tools;
 
 /// Names that come, go and move; directories that are new, moved and marked again.
@@ -265,5 +266,40 @@ fn names_that_are_no_part_of_the_image_are_minded() {
             let words = "by a name of it that is no part of the image";
             assert!(ended.log.contains(words), "{tracer} {steps}{}", ended.log);
         }
+    }
+}
+
+/// Changes a byte by a mapping, after a look at it.
+const STORES: &str = "#include <fcntl.h>\n#include <sys/mman.h>\n\
+    int main(int c, char **v) {\n\
+      int fd = open(v[1], O_RDWR);\n\
+      volatile char *p = mmap(0, 1, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);\n\
+      if (p == MAP_FAILED || *p != 'o') return 1;\n\
+      *p = 'n'; return munmap((void *)p, 1);\n\
+    }\n";
+
+/// The times of such a file stay what they were, to the nanosecond.
+#[test]
+fn a_store_to_a_mapped_file_in_memory_is_found() {
+    let home = tempfile::tempdir().unwrap();
+    let (source, program) = (home.path().join("stores.c"), home.path().join("stores"));
+    std::fs::write(&source, STORES).unwrap();
+    tools::run("gcc", ["-static".as_ref(), "-o".as_ref(), program.as_os_str(), source.as_os_str()]);
+    let program = std::fs::read(program).unwrap();
+    for tracer in ["auto", "ptrace", "inotify", "off"] {
+        let disk = SmallDisk::new(40_000);
+        let build = Build::of(
+            "FROM busybox\nCOPY --chmod=755 stores /\nRUN echo old > /f\nRUN true\nRUN /stores /f\n",
+        );
+        let ended = build
+            .base("busybox", base::busybox())
+            .file("stores", &program)
+            .share("disk", disk.path())
+            .flags(["--kaniko-dir={disk}", &format!("--run-tracer={tracer}")])
+            .run()
+            .succeeded();
+        let facts: Facts<'_> = &[("/f", "- 0644 0:0 4 \"nld\\n\"")];
+        assert_facts(tracer, &ended.image().tree(), facts);
+        assert!(ended.log.contains("Files are compared by content"), "{}", ended.log);
     }
 }

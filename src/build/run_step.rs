@@ -112,7 +112,7 @@ impl Stages<'_, '_> {
         fold: &mut Fold,
     ) -> Result<Difference, Failure> {
         let watch = self.builder.order.watch;
-        if matches!(watch, Watch::Trace { .. }) && self.builder.tracers.has_to_read() {
+        if self.builder.tracers.has_to_read() {
             fold.root_mut()?.distrust();
         }
         let compare = |rootfs: &Rootfs, suspects: &Suspects| {
