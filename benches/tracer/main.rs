@@ -10,7 +10,7 @@
 //! the best of the others, since that is what it could have taken. `--pod` builds in place in a container
 //! with a pod's capabilities and profile, on overlayfs, instead of in namespaces of this machine.
 //!
-//! A file system on a loop device whose file is in `/dev/shm` takes the disk out of the figures. `/dev/shm` itself is
+//! A file system (ext4 with a journal) on a loop device whose file is in `/dev/shm` takes the disk out of the figures. `/dev/shm` itself is
 //! none to measure on: on tmpfs the executor has to read files to know that they did not change.
 
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
