@@ -185,7 +185,7 @@ impl<'a> Tracers<'a> {
             return Watcher { tracer, why, event_budget: u64::MAX };
         }
         let costs = self.costs(rootfs);
-        let event_budget = costs.worthwhile_events();
+        let event_budget = costs.worthwhile_events(self.general.stops());
         let general = Watcher { tracer: &self.general, why: None, event_budget };
         // A walk that reads everything is dear.
         if !self.is_free || !self.are_times_telling {
@@ -326,11 +326,12 @@ impl Costs {
         self.walk < self.event * events
     }
 
-    /// Once resolving has cost as much as a walk, nobody knows whether more events come than have
-    /// come; so this is at most twice what is best. To give up saves the resolving, not the stops:
-    /// a filter cannot be taken off.
-    fn worthwhile_events(self) -> u64 {
-        let events = self.walk.as_nanos() / self.resolving.as_nanos().max(1);
+    /// Once events have cost as much as a walk, nobody knows whether more come than have
+    /// come; so this is at most twice what is best. To give up saves only the resolving where a step `stops`,
+    /// since a filter cannot be taken off, but all that an event costs where a mark can.
+    fn worthwhile_events(self, stops: bool) -> u64 {
+        let each = if stops { self.resolving } else { self.event.max(self.resolving) };
+        let events = self.walk.as_nanos() / each.as_nanos().max(1);
         u64::try_from(events).unwrap_or(u64::MAX).max(Self::LEAST_EVENTS)
     }
 }
@@ -445,14 +446,15 @@ mod tests {
     #[test]
     fn costs_decide() {
         let micros = Duration::from_micros;
-        for (walk, is_cheaper, events) in [
-            (micros(400), true, 2_000),
-            (micros(49_999), true, 24_999),
-            (micros(90_000), false, 45_000),
+        for (walk, is_cheaper, events, of_a_mark) in [
+            (micros(400), true, 2_000, 2_000),
+            (micros(49_999), true, 24_999, 9_999),
+            (micros(90_000), false, 45_000, 18_000),
         ] {
             let costs = Costs { resolving: micros(2), event: micros(5), walk };
             assert_eq!(costs.is_walk_cheaper(EVENTS_OF_MANY), is_cheaper, "{walk:?}");
-            assert_eq!(costs.worthwhile_events(), events, "{walk:?}");
+            assert_eq!(costs.worthwhile_events(true), events, "{walk:?}");
+            assert_eq!(costs.worthwhile_events(false), of_a_mark, "{walk:?}");
         }
     }
 }
