@@ -213,6 +213,7 @@ fn warn_of_mounts(suspects: &Suspects, exclusions: &Exclusions) {
              directory: not in the image",
             match lost.len() {
                 1 => String::new(),
+                2 => " and one more path".to_owned(),
                 count => format!(" and {} more paths", count - 1),
             }
         );
