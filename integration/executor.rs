@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::image::Image;
-use crate::pod::{Pod, Privileges};
+use crate::pod::{Pod, Privileges, give_to_mapped_root};
 use crate::tools;
 
 /// A build that takes longer than this hangs.
@@ -228,6 +228,9 @@ impl Build {
                 text.replace(&format!("{{{name}}}"), &format!("/brought/{name}"))
             })
         };
+        if privileges.user_namespace {
+            give_to_mapped_root(home);
+        }
         let mut pod = Pod::new(static_executor(), privileges)
             .mount(&home.join("context"), "/workspace", "rw")
             .mount(&home.join("out"), "/out", "rw");

@@ -46,6 +46,19 @@ fn a_pod_works_below_a_shell_and_without_new_privileges() {
     }
 }
 
+/// A runtime that may not make devices mounts those of the host over files: what is written to them is told to
+/// nobody in the container.
+#[test]
+fn a_pod_in_a_user_namespace_watches_by_both() {
+    let privileges = Privileges { user_namespace: true, ..Privileges::DEFAULT };
+    let want = build(Place::Pod(Privileges::DEFAULT)).tree();
+    let build = on_busybox(Place::Pod(privileges), DOCKERFILE).file("f", "1");
+    let ended = build.flag("--verify-snapshot=fail").run().succeeded();
+    let watched = "RUN steps: ptrace (it works here), inotify where many programs may be started";
+    assert!(ended.log.contains(watched), "{}", ended.log);
+    assert_eq!(compare(&want, &ended.image().tree()), Vec::<String>::new());
+}
+
 /// Every time is fixed, so that layers of two builds can be equal to the byte.
 const TIMELESS: &str = "FROM busybox
 RUN mkdir -p /a/b && echo 1 > /a/b/c && rm -r /home/builder && \

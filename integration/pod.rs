@@ -72,11 +72,22 @@ pub(crate) struct Privileges {
     pub(crate) dropped: Option<&'static str>,
     /// Limit of the container's memory in bytes.
     pub(crate) memory: Option<u64>,
+    /// Kubernetes' `hostUsers: false`: its root is [`MAPPED_ROOT`] of the host.
+    pub(crate) user_namespace: bool,
 }
 
+/// The first user of the host whom a container in a user namespace has.
+pub(crate) const MAPPED_ROOT: u32 = 100_000;
+
 impl Privileges {
-    pub(crate) const DEFAULT: Self =
-        Self { no_new_privs: false, below_shell: false, added: &[], dropped: None, memory: None };
+    pub(crate) const DEFAULT: Self = Self {
+        no_new_privs: false,
+        below_shell: false,
+        added: &[],
+        dropped: None,
+        memory: None,
+        user_namespace: false,
+    };
 
     fn capabilities(&self) -> Vec<&'static str> {
         let kept = CAPABILITIES.into_iter().filter(|name| Some(*name) != self.dropped);
@@ -121,11 +132,14 @@ impl Pod {
         let lower = home.path().join("lower");
         fill(&lower);
         fill_mount_points(&lower);
+        if privileges.user_namespace {
+            give_to_mapped_root(home.path());
+        }
         let pod = Self {
             home,
             name,
             privileges,
-            mounts: standard_mounts(),
+            mounts: standard_mounts(privileges.user_namespace),
             environment: standard_environment(),
             command_line: Vec::new(),
         };
@@ -291,6 +305,13 @@ impl Pod {
         if let Some(limit) = self.privileges.memory {
             config["linux"]["resources"] = json!({"memory": {"limit": limit, "swap": limit}});
         }
+        if self.privileges.user_namespace {
+            let map = json!([{"containerID": 0, "hostID": MAPPED_ROOT, "size": 65_536}]);
+            config["linux"]["uidMappings"] = map.clone();
+            config["linux"]["gidMappings"] = map;
+            let namespaces = config["linux"]["namespaces"].as_array_mut().expect("a list");
+            namespaces.push(json!({"type": "user"}));
+        }
         config
     }
 }
@@ -331,7 +352,22 @@ fn standard_environment() -> Vec<String> {
     .to_vec()
 }
 
-fn standard_mounts() -> Vec<Value> {
+/// Files and directories below `top` belong to the container's root, and it can come there.
+pub(crate) fn give_to_mapped_root(top: &Path) {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(top, mode).expect("a directory that was just made");
+    let mut pending = vec![top.to_owned()];
+    while let Some(path) = pending.pop() {
+        std::os::unix::fs::lchown(&path, Some(MAPPED_ROOT), Some(MAPPED_ROOT)).expect("root may");
+        if path.symlink_metadata().expect("it is there").is_dir() {
+            let entries = fs::read_dir(&path).expect("a directory");
+            pending.extend(entries.map(|entry| entry.expect("an entry").path()));
+        }
+    }
+}
+
+/// In a user namespace that has no network of its own, the kernel mounts no sysfs: runtimes then show the host's.
+fn standard_mounts(in_user_namespace: bool) -> Vec<Value> {
     let mount = |destination: &str, kind: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": kind, "options": options});
     let quiet = ["nosuid", "noexec", "nodev"];
     vec![
@@ -342,7 +378,11 @@ fn standard_mounts() -> Vec<Value> {
             "devpts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        match in_user_namespace {
+            false => mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+            true => json!({"destination": "/sys", "type": "bind", "source": "/sys",
+                           "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]}),
+        },
         mount("/dev/mqueue", "mqueue", &quiet),
         mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
     ]

@@ -36,8 +36,10 @@ mod place;
 mod tests;
 
 use std::collections::HashMap;
-use std::fmt;
+use std::ffi::{CStr, OsStr};
+use std::fmt::{self, Display};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -95,10 +97,9 @@ impl Marks {
 
     /// For the root that the command's preparations give it.
     pub(crate) fn of(command: &Command) -> Marks {
-        use std::os::unix::ffi::OsStrExt as _;
         let root = command.setup.iter().rev().find_map(|preparation| match &preparation.setup {
             Setup::PivotRoot { new_root: root } | Setup::Chroot { root } => {
-                Some(Path::new(std::ffi::OsStr::from_bytes(root.as_bytes())))
+                Some(Path::new(OsStr::from_bytes(root.as_bytes())))
             }
             _ => None,
         });
@@ -188,22 +189,43 @@ pub(crate) fn probe_file_system(directory: &Path) -> Result<(), Error> {
 
 /// Finds out whether a mark tells of a write.
 pub(crate) fn probe() -> Result<(), Error> {
-    let unavailable = |call: &str, errno: rustix::io::Errno| Error::NotAvailable {
+    // Runtimes without `CAP_MKNOD` mount the machine's null over a file: a write to it is told to
+    // those who marked the machine's /dev.
+    probe_by(c"/dev", c"null").or_else(|error| {
+        tracing::debug!(%error, "trying another file");
+        probe_by(c"/proc/self", c"comm")
+    })
+}
+
+/// Opens `name` of `directory` for writing, and expects to be told. Nothing is written.
+fn probe_by(directory: &CStr, name: &CStr) -> Result<(), Error> {
+    let unavailable = |what: &str, why: &dyn Display| Error::NotAvailable {
         backend: "inotify",
-        why: format!("{call}: {}", Errno(errno.raw_os_error())),
+        why: format!("{what}: {why}"),
     };
+    let failed =
+        |call: &str, errno: rustix::io::Errno| unavailable(call, &Errno(errno.raw_os_error()));
     let queue = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
-        .map_err(|errno| unavailable("inotify_init1", errno))?;
-    inotify::add_watch(&queue, c"/dev", EVENTS)
-        .map_err(|errno| unavailable("inotify_add_watch", errno))?;
-    drop(std::fs::OpenOptions::new().write(true).open("/dev/null"));
+        .map_err(|errno| failed("inotify_init1", errno))?;
+    inotify::add_watch(&queue, directory, EVENTS)
+        .map_err(|errno| failed("inotify_add_watch", errno))?;
+    let path =
+        Path::new(OsStr::from_bytes(directory.to_bytes())).join(OsStr::from_bytes(name.to_bytes()));
+    let write = format!("a write to {}", path.display());
+    drop(
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .map_err(|error| unavailable(&write, &error))?,
+    );
     let mut buffer = Queue::buffer();
     let mut events = inotify::Reader::new(&queue, &mut buffer);
     loop {
-        let event = events.next().map_err(|errno| unavailable("a write to /dev/null", errno))?;
-        if event.events().contains(ReadFlags::CLOSE_WRITE)
-            && event.file_name().is_some_and(|name| name == c"null")
-        {
+        let event = events.next().map_err(|errno| match errno {
+            rustix::io::Errno::AGAIN => unavailable(&write, &"nobody was told"),
+            errno => failed("read", errno),
+        })?;
+        if event.events().contains(ReadFlags::CLOSE_WRITE) && event.file_name() == Some(name) {
             return Ok(());
         }
     }
